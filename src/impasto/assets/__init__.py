@@ -1,0 +1,42 @@
+"""What ships with the package: paintings, photos and (later) trained styles, with their records."""
+
+import csv
+import hashlib
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from impasto.errors import UserError
+
+ASSETS = Path(__file__).parent
+PAINTINGS = ASSETS / "paintings"
+PHOTOS = ASSETS / "photos"
+STYLES = ASSETS / "styles"  # <name>.safetensors
+
+
+def painting(name: str) -> Path:
+    """The file of a painting that ships with the package, such as `starry_night`."""
+    path = PAINTINGS / f"{name}.jpg"
+    if not path.is_file():
+        known = sorted(file.stem for file in PAINTINGS.glob("*.jpg"))
+        raise UserError(f"there is no painting {name!r}{nearest(name, known)}; the paintings are {', '.join(known)}")
+    return path
+
+
+def provenance(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Record of a painting: always its SHA-256, and artist, title, year and status where it is one of ours.
+
+    By content, so that a user's own file under a known name is not credited to van Gogh.
+    """
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with (PAINTINGS / "MANIFEST.tsv").open(encoding="utf-8") as manifest:
+        for row in csv.DictReader(manifest, delimiter="\t"):
+            if row["sha256"] == digest:
+                return {key: row[key] for key in ("artist", "title", "year", "status", "sha256")}
+    return {"sha256": digest}
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """`; did you mean …?` for a misspelt word, or nothing."""
+    matches = get_close_matches(word, known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

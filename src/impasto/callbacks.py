@@ -1,0 +1,67 @@
+"""What a run shows while it goes: pictures and images per second."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from impasto.data.photos import ValidationPhotos
+from impasto.image import save_image, to_image, to_tensor
+
+
+class StylizedPictures(pl.Callback):
+    """Fixed validation photos next to their stylized selves, to TensorBoard and `preview.jpg`, at every validation."""
+
+    def __init__(self, photos: list[Path], size: int, folder: Path, count: int = 4) -> None:
+        self.photos, self.size, self.folder, self.count = photos, size, folder, count
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Stylize and write, on rank 0."""
+        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        crops = ValidationPhotos(self.photos[: self.count], self.size)
+        content = torch.stack([crops[index] for index in range(len(crops))]).to(pl_module.device).float() / 255
+        with torch.no_grad():
+            # the network itself, not the compiled one: another shape would compile it anew
+            stylized = torch.cat([type(pl_module.net).forward(pl_module.net, image[None]) for image in content])
+        pairs = torch.stack([content, stylized], dim=1).flatten(0, 1)
+        grid: Tensor = make_grid(pairs.cpu(), nrow=2, padding=4, pad_value=1.0)
+        trainer.logger.experiment.add_image("val/pictures", grid, pl_module.images_seen)
+        save_image(to_image(grid[None]), self.folder / "preview.jpg")
+
+
+class StyleTarget(pl.Callback):
+    """The painting, once, beside the curves."""
+
+    def __init__(self, painting: Any) -> None:
+        self.painting = painting
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Write it on rank 0."""
+        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_image("style", to_tensor(self.painting)[0], pl_module.images_seen)
+
+
+class Throughput(pl.Callback):
+    """`train/images_per_second`: over the steps between two log entries, all ranks together."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Start the clock."""
+        self._mark = (perf_counter(), pl_module.images_seen)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Validation is not training time."""
+        self._mark = (perf_counter(), pl_module.images_seen)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        """Log where Lightning logs."""
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Trainer
+            now, (then, images) = perf_counter(), self._mark
+            if pl_module.images_seen > images:
+                pl_module.log("train/images_per_second", (pl_module.images_seen - images) / (now - then))
+            self._mark = (now, pl_module.images_seen)

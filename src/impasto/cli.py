@@ -1,0 +1,98 @@
+"""What the entry points share: `key=value` words, help, one-line errors, log lines."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
+
+from impasto.assets import nearest
+from impasto.errors import UserError
+
+Options = TypeVar("Options")
+
+
+def run(command: Callable[[list[str]], None], usage: str) -> None:
+    """Run an entry point on the words of the command line.
+
+    A mistake of the user's becomes one line on stderr and exit status 1; Ctrl-C exits with 130.
+    """
+    _configure_logging()
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print(usage.strip())
+        return
+    try:
+        command(words)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        place = f": {os.fsdecode(error.filename)!r}" if error.filename else ""
+        sys.exit(f"error: {error.strerror}{place}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse(words: Sequence[str], options: type[Options]) -> Options:
+    """Read `key=value` words into a dataclass: values are literal, so that a path needs no quoting.
+
+    Raises `UserError` for an unknown key, a value of another type or a missing one.
+    """
+    from omegaconf import MISSING, OmegaConf, ValidationError
+
+    config = OmegaConf.structured(options)
+    known = list(config)
+    for word in words:
+        key, separator, value = word.partition("=")
+        if key not in known or not separator:
+            raise UserError(f"{word!r} is not understood{nearest(key, known)}; write key=value with {', '.join(known)}")
+        try:
+            OmegaConf.update(config, key, value.replace("${", "\\${"))
+        except ValidationError as error:
+            raise UserError(f"{word!r} does not do: {str(error).splitlines()[0]}") from None
+    if missing := [key for key in known if OmegaConf.is_missing(config, key)]:
+        assert MISSING == "???"
+        raise UserError(f"{missing[0]}=… is missing; --help shows examples")
+    return OmegaConf.to_object(config)  # type: ignore[return-value]  # typed as Any container
+
+
+def literal(word: str, keys: Collection[str]) -> str:
+    """Quote the value of `key=value` for Hydra where the key's value is a path or a name, to be taken as it is.
+
+    Hydra's grammar gives commas, parentheses, quotes, `=` and `$` meanings of their own.
+    """
+    key, separator, value = word.partition("=")
+    if not separator or key.lstrip("+") not in keys:
+        return word
+    value = value.replace("${", "\\${")
+    value = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a quote and the backslashes before it
+    value = re.sub(r"(\\+)$", r"\1\1", value)
+    return f"{key}='{value}'"
+
+
+def _configure_logging() -> None:
+    """Lines of ours to stdout, warnings to stderr, as plain text."""
+
+    class _Stream(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+            prefix = "warning: " if record.levelno >= logging.WARNING else ""
+            print(prefix + record.getMessage(), file=stream, flush=True)
+
+    log = logging.getLogger("impasto")
+    log.handlers = [_Stream()]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def flatten(config: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all keys of a nested mapping."""
+    names = []
+    for key, value in config.items():
+        names.append(f"{prefix}{key}")
+        if hasattr(value, "items"):
+            names += flatten(value, f"{prefix}{key}.")
+    return names

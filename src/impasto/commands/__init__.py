@@ -1,0 +1,1 @@
+"""Entry points: words of the command line → work. Only `train` knows Hydra."""

@@ -1,0 +1,58 @@
+"""`python stylize.py`: a style and an image or a folder in, stylized images out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from impasto import cli
+from impasto.errors import UserError
+
+USAGE = """
+Stylize an image, or every image under a folder, in one forward pass each.
+
+  python stylize.py ckpt=runs/starry_night/2026-01-31_12-00-00/starry_night.safetensors input=photo.jpg
+  python stylize.py ckpt=starry_night input=photo.jpg output=night.png size=1024
+  python stylize.py ckpt=starry_night input=holiday/ output=painted/ device=cuda
+
+  ckpt=FILE|NAME    an inference file (.safetensors), or a style: one that ships, else your newest run of it
+  input=PATH        an image or a folder (any depth)
+  output=PATH       a file or a folder; default: beside the input, as photo_starry_night.jpg
+  size=PIXELS       long side of the result; default: the size of the input
+  device=auto|cpu|cuda|mps
+
+Paths need no quoting beyond your shell's own.
+"""
+
+
+@dataclass
+class StylizeOptions:
+    """Options of the command line, as in `USAGE`."""
+
+    ckpt: str = MISSING
+    input: str = MISSING
+    output: str | None = None
+    size: int | None = None
+    device: str = "auto"
+
+
+def stylize(words: list[str]) -> None:
+    """Stylize as the words say. Raises `UserError`."""
+    options = cli.parse(words, StylizeOptions)
+    if options.size is not None and options.size < 1:
+        raise UserError(f"size={options.size} should be at least 1 px")
+    from impasto import stylizer  # torch takes a second: mistakes above are answered at once
+
+    if not Path(options.input).exists():
+        raise UserError(f"there is no image or folder {options.input!r}")
+    network = stylizer.Stylizer.load(options.ckpt, options.device)
+    # Path() drops a trailing slash, which says that the output is a folder
+    output = Path(options.output) if options.output is not None else None
+    if output is not None and options.output is not None and options.output.endswith("/"):
+        output.mkdir(parents=True, exist_ok=True)
+    stylizer.stylize(network, Path(options.input), output, options.size)
+
+
+def main() -> None:
+    """Run `stylize` on the command line."""
+    cli.run(stylize, USAGE)

@@ -1,0 +1,1 @@
+"""Content photos: folders, their augmentation, batches that resume exactly, COCO's download."""

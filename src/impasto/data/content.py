@@ -1,0 +1,103 @@
+"""`ContentDataModule`: the photos that a network learns to stylize."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from impasto.data.photos import PositionBatches, TrainingPhotos, ValidationPhotos, scan, split
+from impasto.errors import UserError
+from impasto.image import find_images
+
+log = logging.getLogger("impasto")
+
+
+class ContentDataModule(pl.LightningDataModule):
+    """Batches of content photos, uint8, shape (batch_size, 3, image_size, image_size).
+
+    `root` is any folder of images. Validation photos come from `validation_root`, or are held out of
+    `root`: `validation` of them (at most a third), chosen by `seed`; a single photo serves as both.
+    `trusted` folders (checksummed archives) are not looked through for damaged files first.
+    `batch_size` is per device; `workers` per device, `None` takes what the machine has.
+    The remaining arguments are those of `TrainingPhotos`.
+
+    Raises `UserError` for a missing or empty folder, or one without a readable image.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | os.PathLike[str],
+        validation: int,
+        *,
+        validation_root: str | os.PathLike[str] | None = None,
+        trusted: bool = False,
+        image_size: int = 256,
+        batch_size: int = 4,
+        workers: int | None = None,
+        seed: int = 0,
+        min_scale: float = 0.25,
+        colour: float = 0.0,
+        patches: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for option, value in (("batch_size", batch_size), ("validation", validation)):
+            if value < 1:
+                raise UserError(f"data.{option}={value} should be at least 1")
+        if not 0 < min_scale <= 1:
+            raise UserError(f"data.min_scale={min_scale} should be above 0 and at most 1")
+        if image_size % 4:
+            raise UserError(f"data.image_size={image_size} should be a multiple of 4, such as {image_size // 4 * 4}")
+        self.name, self.image_size, self.batch_size, self.seed = name, image_size, batch_size, seed
+        self.augmentation = {"min_scale": min_scale, "colour": colour, "patches": patches}
+        self.workers = workers
+        photos = find_images(root) if trusted else scan(root)
+        if validation_root is not None:
+            found = find_images(validation_root)
+            self.training, self.validation = photos, split(found, validation, seed)[1] or found
+        else:
+            self.training, self.validation = split(photos, validation, seed)
+            if not self.validation:
+                log.warning("%s holds too few photos to hold one out: validation uses %s", root, photos[0].name)
+                self.validation = photos[:1]
+        log.info("Content: %d photos for training, %d for validation", len(self.training), len(self.validation))
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """The rest of the run, from where the module stands."""
+        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]  # set by fit
+        trainer = module.trainer
+        batches = PositionBatches(
+            module.images_seen, module.images, self.batch_size, trainer.global_rank, trainer.world_size
+        )
+        photos = TrainingPhotos(self.training, self.image_size, self.seed, **self.augmentation)
+        return DataLoader(photos, batch_sampler=batches, **self._loading())  # type: ignore[arg-type]  # any iterable
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """Always the same photos, shared among the ranks."""
+        photos = ValidationPhotos(self.validation, self.image_size)
+        trainer: Any = self.trainer
+        shares = DistributedSampler(photos, trainer.world_size, trainer.global_rank, shuffle=False)
+        return DataLoader(photos, self.batch_size, sampler=shares)
+
+    def _loading(self) -> dict[str, Any]:
+        """Workers where they pay: on a CPU one keeps decoding off the critical path, more would steal its cores."""
+        trainer: Any = self.trainer
+        workers = self.workers
+        if workers is None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            on_cpu = trainer.strategy.root_device.type == "cpu"
+            workers = 1 if on_cpu else max(1, min(16, cores // max(1, trainer.num_devices)))
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": trainer.strategy.root_device.type == "cuda",
+        }
+
+
+def prepared_coco(root: str | os.PathLike[str] = "data/coco") -> bool:
+    """Whether COCO has been fetched and unpacked where `data=coco` expects it."""
+    return all((Path(root) / part).is_dir() for part in ("train2017", "val2017"))

@@ -1,0 +1,117 @@
+"""Images in and out. The convention everywhere: RGB, float32, [0, 1], shape (batch, 3, height, width)."""
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from impasto.errors import UserError
+from impasto.files import whole_file
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm"})
+WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+# Pillow warns from 89 megapixels on and refuses from 179: the refusal is enough
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def read_image(path: str | os.PathLike[str], short_side: int | None = None) -> Image.Image:
+    """Read an image file as RGB: upright (EXIF), in sRGB (ICC), transparency over white, 16 bits to 8.
+
+    With `short_side` (px) a larger image comes back with that short side.
+    Raises `UserError` if the file is missing, no image, damaged, or too large to be safe.
+    """
+    try:
+        with Image.open(path) as image:
+            if short_side is not None:
+                image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG decodes at a fraction at once
+            rgb = _to_srgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise UserError(f"there is no image {os.fspath(path)!r}") from None
+    except IsADirectoryError:
+        raise UserError(f"{os.fspath(path)!r} is a folder, not an image") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{os.fspath(path)!r} is not an image that can be read") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{os.fspath(path)!r} is too large: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:  # what Pillow's decoders raise
+        raise UserError(f"{os.fspath(path)!r} cannot be read: {error}") from None
+    if short_side is not None and min(rgb.size) > short_side:
+        rgb = resize(rgb, short_side / min(rgb.size))
+    return rgb
+
+
+def resize(image: Image.Image, factor: float) -> Image.Image:
+    """Scale both sides by `factor`, to at least one pixel, with an antialiasing filter."""
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def to_tensor(image: Image.Image) -> Float[Tensor, "1 3 height width"]:
+    """An RGB image as a tensor in [0, 1]."""
+    return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)[None] / 255
+
+
+def to_image(tensor: Float[Tensor, "1 3 height width"]) -> Image.Image:
+    """A tensor in [0, 1] as an 8-bit RGB image, rounded to the nearest level."""
+    levels = (tensor[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write an image whole or not at all; the suffix chooses the format.
+
+    Raises `UserError` for a suffix that cannot be written, a full disk or a folder without permission.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in WRITABLE:
+        raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}")
+    with whole_file(path) as temporary:
+        image.save(temporary, quality=95)
+
+
+def find_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """All image files under a folder, at any depth, sorted; hidden files and folders are left out.
+
+    Raises `UserError` if there is no such folder or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {str(folder)!r}")
+    found = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    images = sorted(
+        path
+        for path in found
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not images:
+        raise UserError(f"there are no images in {str(folder)!r} (looked for {', '.join(sorted(SUFFIXES))})")
+    return images
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits of grey, which convert("RGB") would clip
+        levels = np.asarray(image, dtype=np.float64)
+        depth = 255 if levels.max(initial=0) <= 255 else 65535
+        image = Image.fromarray((levels.clip(0, depth) * (255 / depth)).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        white.info = image.info
+        image = Image.alpha_composite(white, image)
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            image = converted or image
+        except (ImageCms.PyCMSError, OSError):  # a profile that does not fit the image: read it as sRGB
+            pass
+    return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""Networks: `transformer_net` is trained and shipped, `vgg` only judges."""

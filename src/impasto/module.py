@@ -1,0 +1,154 @@
+"""`StyleTransferModule`: a network, its loss and its schedule, as Lightning trains them."""
+
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from impasto.errors import UserError
+from impasto.losses.perceptual import LossWeights, PerceptualLoss
+from impasto.models.transformer_net import TransformerNet
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: durations count images, so that batch size does not change their meaning.
+
+    The learning rate rises linearly over the first `warmup` images, then falls along half a cosine to
+    `final` times its peak at the last image (`final` = 1: constant).
+
+    Raises `UserError` for a value out of its range.
+    """
+
+    images: int
+    learning_rate: float = 1e-3
+    warmup: int = 0
+    final: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.images < 1 or self.warmup < 0:
+            raise UserError(f"schedule.images={self.images} should be at least 1, schedule.warmup={self.warmup} 0")
+        if not (self.learning_rate > 0 and 0 <= self.final <= 1):
+            raise UserError(
+                f"schedule.learning_rate={self.learning_rate} should be above 0, schedule.final={self.final} in 0…1"
+            )
+
+    def rate(self, images_seen: int) -> float:
+        """Learning rate of the step that starts after `images_seen` images."""
+        progress = min(1.0, images_seen / self.images)
+        decay = self.final + (1 - self.final) * (1 + cos(pi * progress)) / 2
+        return self.learning_rate * decay * min(1.0, (images_seen + 1) / (self.warmup + 1))
+
+
+class StyleTransferModule(pl.LightningModule):
+    """Trains `net` so that its pictures keep the photo's content and take the painting's style.
+
+    `record` is plain data that goes into every checkpoint: it describes what is being trained.
+    Batches are uint8, shape (batch, 3, height, width); everything after the transfer is RGB in [0, 1].
+    """
+
+    patience = 20  # steps in a row without a finite gradient until training stops
+
+    def __init__(
+        self,
+        net: TransformerNet,
+        loss: PerceptualLoss,
+        weights: LossWeights,
+        schedule: Schedule,
+        record: dict[str, Any],
+        gradient_clip: float = float("inf"),
+    ) -> None:
+        super().__init__()
+        self.net, self.loss, self.weights, self.schedule = net, loss, weights, schedule
+        self.record, self.gradient_clip = record, gradient_clip
+        self.images, self.images_seen = schedule.images, 0
+        self.bad_steps: Tensor | int = 0
+
+    def forward(self, content: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        """The stylized batch."""
+        stylized: Tensor = self.net(content)
+        return stylized
+
+    def on_after_batch_transfer(
+        self, batch: UInt8[Tensor, "batch 3 height width"], dataloader_idx: int
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """To [0, 1] on the device: a quarter of the bytes travel."""
+        return batch.to(memory_format=torch.channels_last).float() / 255
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        """Set the learning rate from the images seen: a resumed run needs no scheduler state."""
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]  # there is one optimizer
+            group["lr"] = self.schedule.rate(self.images_seen)
+
+    def training_step(self, content: Tensor, batch_idx: int) -> Float[Tensor, ""]:
+        """The weighted total; every term goes to the log."""
+        stylized, terms, total = self._judged(content)
+        self.images_seen += len(content) * self.trainer.world_size
+        self._log("train", {**terms, "total": total}, batch_size=len(content))
+        detached = stylized.detach()
+        self._log(
+            "train/output", {"min": detached.amin(), "mean": detached.mean(), "max": detached.amax()}, len(content)
+        )
+        self.log("learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]  # one optimizer
+        self.log("step", float(self.images_seen))  # TensorBoard's horizontal axis: images
+        shown = {"content": terms["content"] * self.weights.weights["content"]}
+        shown["style"] = terms["style"] * self.weights.weights["style"]
+        self.log_dict({name: value.detach() for name, value in shown.items()}, prog_bar=True, logger=False)
+        return total
+
+    def validation_step(self, content: Tensor, batch_idx: int) -> None:
+        """Terms over the held-out photos."""
+        _, terms, total = self._judged(content)
+        self._log("val", {**terms, "total": total}, batch_size=len(content), sync_dist=True)
+        self.log("step", float(self.images_seen), sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, as in the paper."""
+        return torch.optim.Adam(self.net.parameters(), self.schedule.learning_rate)
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Clip by norm, and make a step without a finite gradient do nothing to the weights but momentum.
+
+        Stays on the device. All ranks decide alike, as gradients are averaged by now.
+        """
+        parameters = [parameter for parameter in self.net.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        finite = norm.isfinite()
+        for parameter in parameters:
+            parameter.grad = torch.where(finite, parameter.grad, 0.0)
+        self.bad_steps = torch.where(finite, 0, self.bad_steps + 1)
+        self.log("train/gradient_norm", norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+        """Stop where the loss has blown up."""
+        if self.trainer.global_step % self.patience == 0 and self.bad_steps >= self.patience:
+            raise UserError(
+                f"the gradient has not been finite for {self.patience} steps, at {self.images_seen} images: "
+                f"lower schedule.learning_rate={self.schedule.learning_rate} or the loss weights, then resume=true"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what resuming and exporting need, as plain data."""
+        architecture = {"name": type(self.net).__name__, **self.net.arguments}
+        checkpoint["impasto"] = {**self.record, "architecture": architecture, "images_seen": self.images_seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint stands."""
+        self.images_seen = checkpoint["impasto"]["images_seen"]
+
+    def _judged(self, content: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        stylized = self(content)
+        terms = self.loss(stylized.to(memory_format=torch.channels_last), content)
+        return stylized, terms, self.weights.total(terms)
+
+    def _log(self, stage: str, values: dict[str, Tensor], batch_size: int, sync_dist: bool = False) -> None:
+        self.log_dict(
+            {f"{stage}/{name}": value.detach() for name, value in values.items()},
+            batch_size=batch_size,
+            sync_dist=sync_dist,
+        )

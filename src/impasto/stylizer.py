@@ -1,0 +1,124 @@
+"""A trained network at work: an image or a folder in, stylized images out. Knows nothing of training."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from impasto.checkpoint import find_checkpoint, load_network
+from impasto.errors import UserError
+from impasto.image import WRITABLE, find_images, read_image, resize, save_image, to_image, to_tensor
+from impasto.models.transformer_net import TransformerNet
+
+log = logging.getLogger("impasto")
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` takes the best there is; a device that is asked for and absent raises `UserError`."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, available in present.items() if available))
+    if device.partition(":")[0] not in present:
+        raise UserError(f"device is auto, {', '.join(sorted(present))}, not {device!r}")
+    if not present[device.partition(":")[0]]:
+        raise UserError(f"device={device} was asked for, but this machine has none; device=auto takes what there is")
+    return torch.device(device)
+
+
+class Stylizer:
+    """A network with its device: `Stylizer.load("starry_night")(image)` gives the stylized image."""
+
+    def __init__(self, net: TransformerNet, metadata: dict[str, Any] | None = None, device: str = "auto") -> None:
+        self.device = choose_device(device)
+        self.net = net.eval().to(self.device, memory_format=torch.channels_last)
+        self.metadata = metadata or {}
+
+    @classmethod
+    def load(cls, ckpt: str, device: str = "auto") -> "Stylizer":
+        """From an inference file or the name of a style. Raises `UserError`."""
+        path = find_checkpoint(ckpt)
+        net, metadata = load_network(path)
+        log.info("Style: %s", path)
+        return cls(net, metadata, device)
+
+    @property
+    def name(self) -> str:
+        """The style's name, for file names."""
+        return str(self.metadata.get("style", {}).get("name", "stylized"))
+
+    def __call__(self, image: Image.Image, size: int | None = None) -> Image.Image:
+        """Stylize an RGB image; it keeps its size, or gets `size` px on its long side."""
+        if size is not None:
+            image = resize(image, size / max(image.size))
+        try:
+            with torch.inference_mode():
+                content = to_tensor(image).to(self.device, memory_format=torch.channels_last)
+                return to_image(self.net(content))
+        except RuntimeError as error:  # torch.OutOfMemoryError and the CPU allocator's plain RuntimeError
+            if "memory" not in str(error):
+                raise
+            width, height = image.size
+            raise UserError(
+                f"{width}×{height} px takes more memory than {self.device} has: try size={max(image.size) // 2}"
+            ) from None
+
+    def stylize_file(self, content: Path, output: Path, size: int | None = None) -> None:
+        """Stylize one image file. Raises `UserError`; the output is whole or not there."""
+        save_image(self(read_image(content), size), output)
+
+    def stylize_folder(self, folder: Path, output: Path, size: int | None = None) -> None:
+        """Stylize every image under a folder into the same places under `output`; damaged ones are named and skipped.
+
+        Raises `UserError` if there was none to stylize.
+        """
+        from rich.progress import track  # a folder's worth of work shows its progress; one image needs no bar
+
+        contents, failures = find_images(folder), []
+        # an earlier output inside the input folder is no input
+        contents = [path for path in contents if not path.resolve().is_relative_to(output.resolve())] or contents
+        for content in track(contents, description=self.name, transient=True):
+            try:
+                self.stylize_file(content, folder_output(content, folder, output), size)
+            except UserError as error:
+                failures.append(content)
+                log.warning("skipped: %s", error)
+        if len(failures) == len(contents):
+            raise UserError(f"none of the {len(contents)} images in {str(folder)!r} could be stylized")
+        done = len(contents) - len(failures)
+        log.info("Wrote %d images to %s%s", done, output, f"; skipped {len(failures)}" if failures else "")
+
+
+def folder_output(content: Path, folder: Path, output: Path) -> Path:
+    """Where a folder's image goes: the same place and name; formats that cannot be written become PNG."""
+    target = output / content.relative_to(folder)
+    return target if target.suffix.lower() in WRITABLE else target.with_name(target.name + ".png")
+
+
+def default_output(source: Path, style: str) -> Path:
+    """A name beside the input: `photo.jpg` → `photo_starry_night.jpg`, a folder → `folder_starry_night`."""
+    if source.is_dir():
+        return source.resolve().with_name(f"{source.resolve().name}_{style}")
+    suffix = source.suffix if source.suffix.lower() in WRITABLE else ".png"
+    return source.with_name(f"{source.stem}_{style}{suffix}")
+
+
+def stylize(stylizer: Stylizer, source: Path, output: Path | None, size: int | None = None) -> None:
+    """Stylize an image or a folder. Raises `UserError` for bad input, and never writes over the input."""
+    if not source.exists():
+        raise UserError(f"there is no image or folder {str(source)!r}")
+    target = output or default_output(source, stylizer.name)
+    if source.is_dir():
+        if target.is_file():
+            raise UserError(f"the input is a folder, so output={str(target)!r} must be a folder, not a file")
+        if target.resolve() == source.resolve():
+            raise UserError(f"output={str(target)!r} is the input folder: its images would be written over")
+        return stylizer.stylize_folder(source, target, size)
+    if target.is_dir() or str(output or "").endswith(os.sep):
+        target = folder_output(source, source.parent, target)
+    if target.exists() and target.samefile(source):
+        raise UserError(f"output={str(target)!r} is the input: it would be written over")
+    stylizer.stylize_file(source, target, size)
+    log.info("Wrote %s", target)

@@ -1,0 +1,279 @@
+"""Configuration → objects → `fit` → the inference file."""
+
+import logging
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+import impasto
+from impasto.assets import provenance
+from impasto.callbacks import StylizedPictures, StyleTarget, Throughput
+from impasto.checkpoint import load_training_checkpoint, save_network
+from impasto.data.content import ContentDataModule
+from impasto.errors import UserError
+from impasto.files import whole_file
+from impasto.image import read_image, to_tensor
+from impasto.losses.perceptual import LossWeights, PerceptualLoss
+from impasto.models.transformer_net import TransformerNet
+from impasto.models.vgg import VGG19Features, smallest_input
+from impasto.module import Schedule, StyleTransferModule
+
+log = logging.getLogger("impasto")
+
+COMPILE_FROM = 20_000  # images: below, a cold compilation (85 s on two cores) costs more than it saves
+
+
+def train(config: dict[str, Any], run_dir: Path) -> Path:
+    """Train as the resolved configuration says; returns the inference file, `run_dir/<style>.safetensors`.
+
+    The run folder also gets config.yaml, TensorBoard's events, checkpoints/ and preview.jpg.
+    Raises `UserError`, before the folder is made where the mistake can be known by then.
+    """
+    if rank_zero_only.rank != 0:
+        log.setLevel(logging.ERROR)  # one process speaks
+    _quieten_libraries()
+    pl.seed_everything(config["seed"], verbose=False)
+    name = config["style"]["name"]
+    if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
+        raise UserError(f"style.name={name!r} should do as a file name")
+    resumed = _resumed(config["resume"], run_dir)
+    module, painting = _module(config)
+    data = ContentDataModule(**config["data"], seed=config["seed"])
+    if data.image_size < (smallest := smallest_input(module.loss.vgg.layers)):
+        raise UserError(f"data.image_size={data.image_size} is too small for VGG19: it takes {smallest} px")
+    module.record["content"] = {"name": data.name, "photos": len(data.training)}
+    images_seen = resumed[1]["images_seen"] if resumed else 0
+    trainer = _trainer(config, run_dir, data, painting, images_seen, resumed[1]["step"] if resumed else 0)
+    _start_folder(config, run_dir)
+
+    if resumed:
+        log.info("Going on from %s: %d of %d images seen", resumed[0], images_seen, module.images)
+    if images_seen >= module.images:  # nothing to train: export what there is
+        module.net.load_state_dict(resumed[1]["net"])
+        module.images_seen = images_seen
+    else:
+        _compile(module, config["trainer"]["compile"])
+        _fit(trainer, module, data, run_dir, resumed[0] if resumed else None)
+    exported = run_dir / f"{name}.safetensors"
+    if trainer.is_global_zero:
+        save_network(exported, module.net, {**module.record, "images_seen": module.images_seen})
+        log.info("Wrote %s. Now paint:\n  python stylize.py ckpt=%s input=photo.jpg", exported, _quoted(exported))
+    return exported
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Training checkpoints of a run, newest first: their names are the images seen."""
+    return sorted((run_dir / "checkpoints").glob("*.ckpt"), key=lambda path: path.name, reverse=True)
+
+
+def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
+    """The module and its painting."""
+    style, loss = config["style"], config["loss"]
+    weights = LossWeights(**loss["weights"])
+    schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
+    if style["image_size"] < 1:
+        raise UserError(f"style.image_size={style['image_size']} should be at least 1 px")
+    painting = read_image(style["image"], style["image_size"])
+    layers = [*(loss["style_layers"] or ()), *(loss["content_layers"] or ())]
+    vgg = VGG19Features(layers, **config["vgg"])
+    net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
+    perceptual = PerceptualLoss(vgg, to_tensor(painting), loss["style_layers"], loss["content_layers"])
+    record = {
+        "style": {**{key: style[key] for key in ("name", "image_size")}, **provenance(style["image"])},
+        "loss": loss,
+        "vgg": {key: config["vgg"][key] for key in ("source", "pooling")},
+        "schedule": config["schedule"],
+        "image_size": config["data"]["image_size"],
+        "batch_size": config["data"]["batch_size"],
+        "seed": config["seed"],
+        "versions": {"impasto": impasto.__version__, "torch": torch.__version__, "lightning": pl.__version__},
+    }
+    module = StyleTransferModule(
+        net,
+        perceptual.to(memory_format=torch.channels_last),
+        weights,
+        schedule,
+        record,
+        float(config["trainer"]["gradient_clip"]),
+    )
+    return module, painting
+
+
+def _trainer(
+    config: dict[str, Any],
+    run_dir: Path,
+    data: ContentDataModule,
+    painting: Any,
+    images_seen: int,
+    step: int,
+) -> pl.Trainer:
+    options = config["trainer"]
+    if options["accelerator"] in ("gpu", "cuda") and not (
+        torch.cuda.is_available() or torch.backends.mps.is_available()
+    ):
+        raise UserError("a GPU was asked for, but torch sees none on this machine: trainer=auto takes what there is")
+    devices, nodes, plugin = _placement(options)
+    world_size = (devices if isinstance(devices, int) else _count_devices(options["accelerator"])) * nodes
+    batch = data.batch_size * world_size
+    remaining = max(0, -(-(config["schedule"]["images"] - images_seen) // batch))
+    validate_every = min(max(1, config["validation"]["every"] // batch), max(1, remaining))
+    callbacks: list[Callback] = [
+        StylizedPictures(data.validation, max(data.image_size, 256), run_dir),
+        StyleTarget(painting),
+        Throughput(),
+        RichProgressBar(),
+        # saves last, so that it holds what the others did; three, so that a damaged one costs little
+        ModelCheckpoint(
+            run_dir / "checkpoints",
+            filename="{step:09d}",  # images seen: the module logs them as `step`
+            monitor="step",
+            mode="max",
+            save_top_k=3,
+            auto_insert_metric_name=False,
+            every_n_train_steps=max(1, config["checkpoint"]["every"] // batch),
+            save_on_exception=True,
+            enable_version_counter=False,
+        ),
+    ]
+    ddp = options["strategy"] == "ddp" or world_size > 1
+    try:
+        return pl.Trainer(
+            accelerator=options["accelerator"],
+            devices=devices,
+            num_nodes=nodes,
+            strategy=DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False) if ddp else options["strategy"],
+            plugins=plugin,
+            precision=_precision(options),
+            max_epochs=-1,
+            max_steps=step + remaining,
+            val_check_interval=validate_every,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=options["log_every"],
+            use_distributed_sampler=False,  # the data module shares out positions itself
+            enable_model_summary=False,
+            logger=TensorBoardLogger(run_dir, name="", version=""),
+            callbacks=callbacks,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+def _placement(options: dict[str, Any]) -> tuple[Any, int, Any]:
+    """Devices per node, nodes and cluster plugin: as configured, or as torchrun or srun started us."""
+    if TorchElasticEnvironment.detect():
+        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"]), None
+    if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
+        plugin = SLURMEnvironment(auto_requeue=False)
+        return int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ["SLURM_NNODES"]), plugin
+    return options["devices"], options["num_nodes"], None
+
+
+def _count_devices(accelerator: str) -> int:
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.cuda.device_count() if on_gpu else 1
+
+
+def _precision(options: dict[str, Any]) -> Any:
+    """bf16 where the hardware multiplies it, which halves the time; elsewhere its emulation would be slower."""
+    if options["precision"] != "auto":
+        return options["precision"]
+    if options["accelerator"] != "cpu" and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    precision = "bf16-mixed" if fast else "32-true"
+    log.info("Precision: %s", precision)
+    return precision
+
+
+def _compile(module: StyleTransferModule, choice: str | bool) -> None:
+    """Compile network and loss where asked, or where the run is long and a compiler is there."""
+    if choice not in ("auto", True, False):
+        raise UserError(f"trainer.compile is auto, true or false, not {choice!r}")
+    worth_it = module.images - module.images_seen >= COMPILE_FROM
+    possible = torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
+    if choice == "auto" and worth_it and not possible:
+        log.warning("there is no C++ compiler: training runs uncompiled")
+    if choice is True or (choice == "auto" and worth_it and possible):
+        module.net.compile()
+        module.loss.compile()
+
+
+def _fit(
+    trainer: pl.Trainer,
+    module: StyleTransferModule,
+    data: ContentDataModule,
+    run_dir: Path,
+    checkpoint: Path | None,
+) -> None:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if trainer.fit_loop.epoch_loop.val_loop._has_run is False or trainer.global_step % trainer.val_check_batch:
+            trainer.validate(module, datamodule=data, verbose=False)
+        last = run_dir / "checkpoints" / f"{module.images_seen:09d}.ckpt"
+        if not last.exists():
+            trainer.save_checkpoint(last)
+    except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit, after a last checkpoint
+        log.warning("stopped at %d images; go on with resume=%s", module.images_seen, _quoted(run_dir))
+        sys.exit(130)
+    except RuntimeError as error:  # torch.OutOfMemoryError, and the CPU allocator's plain RuntimeError
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"data.batch_size={data.batch_size} at data.image_size={data.image_size} takes more memory than there is: "
+            f"try data.batch_size={max(1, data.batch_size // 2)}"
+        ) from None
+
+
+def _resumed(resume: str | bool, run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from and what it holds: the newest whole one of the run, or the one named."""
+    choice = str(resume)
+    if choice.lower() == "false":
+        return None
+    if choice.lower() != "true" and not Path(choice).exists():
+        raise UserError(f"resume={choice}: there is no such checkpoint or run folder")
+    if choice.lower() != "true" and Path(choice).is_file():
+        return Path(choice), load_training_checkpoint(choice)
+    for path in checkpoints(run_dir if choice.lower() == "true" else Path(choice)):
+        try:
+            return path, load_training_checkpoint(path)
+        except UserError as error:
+            log.warning("passed over: %s", error)
+    if choice.lower() != "true":
+        raise UserError(f"resume={choice}: there is no checkpoint in that folder")
+    log.info("Nothing to go on from in %s: starting", run_dir)
+    return None
+
+
+@rank_zero_only
+def _start_folder(config: dict[str, Any], run_dir: Path) -> None:
+    with whole_file(run_dir / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, _quoted(run_dir.parent.parent))
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+def _quieten_libraries() -> None:
+    """Leave out advice that does not apply; what is left is worth reading."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*`log_every_n_steps`.*", ".*Checkpoint directory .* exists.*"):
+        warnings.filterwarnings("ignore", message=message)
