@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -45,6 +46,19 @@ class StyleTarget(pl.Callback):
         """Write it on rank 0."""
         if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_image("style", to_tensor(self.painting)[0], pl_module.images_seen)
+
+
+class TrainingProgress(RichProgressBar):
+    """Lightning's bar with weighted losses in whole numbers, as they run into the millions."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, int | str | float | dict[str, float]]:
+        """Losses without decimals; no version number, as the run folder has the name."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return {name: f"{value:,.0f}" for name, value in metrics.items()}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"  # one pass over positions, whatever Lightning calls an epoch
 
 
 class Throughput(pl.Callback):

@@ -88,8 +88,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     images = sorted(
         path
         for path in found
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not images:
         raise UserError(f"there are no images in {str(folder)!r} (looked for {', '.join(sorted(SUFFIXES))})")

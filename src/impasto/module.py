@@ -68,6 +68,7 @@ class StyleTransferModule(pl.LightningModule):
         self.record, self.gradient_clip = record, gradient_clip
         self.images, self.images_seen = schedule.images, 0
         self.bad_steps: Tensor | int = 0
+        self.validated_at = -1  # images seen
 
     def forward(self, content: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """The stylized batch."""
@@ -106,6 +107,7 @@ class StyleTransferModule(pl.LightningModule):
         _, terms, total = self._judged(content)
         self._log("val", {**terms, "total": total}, batch_size=len(content), sync_dist=True)
         self.log("step", float(self.images_seen), sync_dist=True)
+        self.validated_at = self.images_seen
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, as in the paper."""
@@ -116,11 +118,11 @@ class StyleTransferModule(pl.LightningModule):
 
         Stays on the device. All ranks decide alike, as gradients are averaged by now.
         """
-        parameters = [parameter for parameter in self.net.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.gradient_clip)
         finite = norm.isfinite()
-        for parameter in parameters:
-            parameter.grad = torch.where(finite, parameter.grad, 0.0)
+        for parameter in self.net.parameters():
+            if parameter.grad is not None:
+                parameter.grad = torch.where(finite, parameter.grad, 0.0)
         self.bad_steps = torch.where(finite, 0, self.bad_steps + 1)
         self.log("train/gradient_norm", norm)
 

@@ -33,7 +33,7 @@ class Stylizer:
 
     def __init__(self, net: TransformerNet, metadata: dict[str, Any] | None = None, device: str = "auto") -> None:
         self.device = choose_device(device)
-        self.net = net.eval().to(self.device, memory_format=torch.channels_last)
+        self.net = net.eval().to(self.device).to(memory_format=torch.channels_last)
         self.metadata = metadata or {}
 
     @classmethod
@@ -115,7 +115,8 @@ def stylize(stylizer: Stylizer, source: Path, output: Path | None, size: int | N
             raise UserError(f"the input is a folder, so output={str(target)!r} must be a folder, not a file")
         if target.resolve() == source.resolve():
             raise UserError(f"output={str(target)!r} is the input folder: its images would be written over")
-        return stylizer.stylize_folder(source, target, size)
+        stylizer.stylize_folder(source, target, size)
+        return
     if target.is_dir() or str(output or "").endswith(os.sep):
         target = folder_output(source, source.parent, target)
     if target.exists() and target.samefile(source):

@@ -2,25 +2,26 @@
 
 import logging
 import os
+import shlex
 import shutil
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-import impasto
 from impasto.assets import provenance
-from impasto.callbacks import StylizedPictures, StyleTarget, Throughput
+from impasto.callbacks import StyleTarget, StylizedPictures, Throughput, TrainingProgress
 from impasto.checkpoint import load_training_checkpoint, save_network
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
@@ -42,7 +43,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     The run folder also gets config.yaml, TensorBoard's events, checkpoints/ and preview.jpg.
     Raises `UserError`, before the folder is made where the mistake can be known by then.
     """
-    if rank_zero_only.rank != 0:
+    if rank() != 0:
         log.setLevel(logging.ERROR)  # one process speaks
     _quieten_libraries()
     pl.seed_everything(config["seed"], verbose=False)
@@ -61,7 +62,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
 
     if resumed:
         log.info("Going on from %s: %d of %d images seen", resumed[0], images_seen, module.images)
-    if images_seen >= module.images:  # nothing to train: export what there is
+    if resumed and images_seen >= module.images:  # nothing to train: export what there is
         module.net.load_state_dict(resumed[1]["net"])
         module.images_seen = images_seen
     else:
@@ -70,8 +71,14 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     exported = run_dir / f"{name}.safetensors"
     if trainer.is_global_zero:
         save_network(exported, module.net, {**module.record, "images_seen": module.images_seen})
-        log.info("Wrote %s. Now paint:\n  python stylize.py ckpt=%s input=photo.jpg", exported, _quoted(exported))
+        log.info("Wrote %s; now paint:", exported)
+        log.info("  python stylize.py ckpt=%s input=photo.jpg", shlex.quote(str(exported)))
     return exported
+
+
+def rank() -> int:
+    """This process among all of the run's, also before Lightning has set them up."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -99,7 +106,7 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
         "image_size": config["data"]["image_size"],
         "batch_size": config["data"]["batch_size"],
         "seed": config["seed"],
-        "versions": {"impasto": impasto.__version__, "torch": torch.__version__, "lightning": pl.__version__},
+        "versions": {name: version(name) for name in ("impasto", "torch", "pytorch-lightning")},
     }
     module = StyleTransferModule(
         net,
@@ -134,7 +141,7 @@ def _trainer(
         StylizedPictures(data.validation, max(data.image_size, 256), run_dir),
         StyleTarget(painting),
         Throughput(),
-        RichProgressBar(),
+        TrainingProgress(),
         # saves last, so that it holds what the others did; three, so that a damaged one costs little
         ModelCheckpoint(
             run_dir / "checkpoints",
@@ -222,13 +229,13 @@ def _fit(
 ) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        if trainer.fit_loop.epoch_loop.val_loop._has_run is False or trainer.global_step % trainer.val_check_batch:
+        if module.validated_at != module.images_seen:
             trainer.validate(module, datamodule=data, verbose=False)
         last = run_dir / "checkpoints" / f"{module.images_seen:09d}.ckpt"
         if not last.exists():
             trainer.save_checkpoint(last)
     except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit, after a last checkpoint
-        log.warning("stopped at %d images; go on with resume=%s", module.images_seen, _quoted(run_dir))
+        log.warning("stopped at %d images; go on with resume=%s", module.images_seen, shlex.quote(str(run_dir)))
         sys.exit(130)
     except RuntimeError as error:  # torch.OutOfMemoryError, and the CPU allocator's plain RuntimeError
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
@@ -263,13 +270,7 @@ def _resumed(resume: str | bool, run_dir: Path) -> tuple[Path, dict[str, Any]] |
 def _start_folder(config: dict[str, Any], run_dir: Path) -> None:
     with whole_file(run_dir / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, _quoted(run_dir.parent.parent))
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
+    log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, shlex.quote(str(run_dir.parent.parent)))
 
 
 def _quieten_libraries() -> None:

@@ -146,9 +146,9 @@ def _choices_for_this_machine(words: Sequence[str]) -> list[str]:
 
 
 def _say(line: str) -> None:
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+    from impasto.training import rank
 
-    if rank_zero_only.rank == 0:
+    if rank() == 0:
         print(line, flush=True)
 
 

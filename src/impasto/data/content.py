@@ -68,19 +68,19 @@ class ContentDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """The rest of the run, from where the module stands."""
-        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]  # set by fit
-        trainer = module.trainer
+        trainer: Any = self.trainer  # set by fit
+        module = trainer.lightning_module
         batches = PositionBatches(
             module.images_seen, module.images, self.batch_size, trainer.global_rank, trainer.world_size
         )
         photos = TrainingPhotos(self.training, self.image_size, self.seed, **self.augmentation)
-        return DataLoader(photos, batch_sampler=batches, **self._loading())  # type: ignore[arg-type]  # any iterable
+        return DataLoader(photos, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Always the same photos, shared among the ranks."""
         photos = ValidationPhotos(self.validation, self.image_size)
         trainer: Any = self.trainer
-        shares = DistributedSampler(photos, trainer.world_size, trainer.global_rank, shuffle=False)
+        shares: Any = DistributedSampler(photos, trainer.world_size, trainer.global_rank, shuffle=False)
         return DataLoader(photos, self.batch_size, sampler=shares)
 
     def _loading(self) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class TrainingPhotos(Dataset[Tensor]):
         epoch, place = divmod(position, len(self.photos))
         photo = self.read(int(self._order(epoch)[place]))
         with torch.random.fork_rng(devices=()):
-            torch.random.default_generator.manual_seed(_mixed(self.seed, position))
+            torch.default_generator.manual_seed(_mixed(self.seed, position))
             crop: Tensor = self.augment(photo)
             return with_patch(crop) if torch.rand(()) < self.patches else crop
 

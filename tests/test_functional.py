@@ -1,0 +1,86 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from impasto.losses.functional import feature_reconstruction, gram_matrix, style_reconstruction, total_variation
+
+
+@pytest.fixture
+def features():
+    return torch.randn(2, 6, 5, 7)
+
+
+def test_gram_matrix_of_a_constant():
+    # every product is 2 * 2, summed over 12 pixels, over C*H*W = 3 * 12
+    assert_close(gram_matrix(torch.full((1, 3, 3, 4), 2.0)), torch.full((1, 3, 3), 4 / 3))
+
+
+def test_gram_matrix_is_the_papers_sum(features):
+    expected = torch.einsum("bchw,bdhw->bcd", features, features) / (6 * 5 * 7)
+    assert_close(gram_matrix(features), expected)
+
+
+def test_gram_matrix_is_symmetric_and_positive_semidefinite(features):
+    gram = gram_matrix(features)
+    assert_close(gram, gram.mT)
+    assert torch.linalg.eigvalsh(gram.double()).min() > -1e-6
+
+
+def test_gram_matrix_ignores_pixel_order(features):
+    order = torch.randperm(features[0, 0].numel())
+    shuffled = features.flatten(2)[..., order].view_as(features)
+    assert_close(gram_matrix(shuffled), gram_matrix(features))
+
+
+@settings(deadline=None)
+@given(st.floats(0.01, 100))
+def test_gram_matrix_is_quadratic_in_scale(scale):
+    features = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert_close(gram_matrix(scale * features), scale**2 * gram_matrix(features), rtol=1e-4, atol=1e-6)
+
+
+def test_gram_matrix_of_each_image_alone(features):
+    assert_close(gram_matrix(features)[1:], gram_matrix(features[1:]))
+
+
+def test_gram_matrix_is_float32_under_autocast_and_does_not_overflow():
+    features = torch.full((1, 64, 32, 32), 6e4, dtype=torch.float16)
+    with torch.autocast("cpu", torch.bfloat16):
+        gram = gram_matrix(features)
+    assert gram.dtype == torch.float32
+    expected = features[0, 0, 0, 0].double() ** 2 / 64
+    assert_close(gram, torch.full_like(gram, float(expected)), rtol=1e-5, atol=0)
+
+
+def test_reconstructions_are_zero_at_the_target_and_means_elsewhere(features):
+    gram = gram_matrix(features)
+    assert style_reconstruction(gram, gram) == 0
+    assert_close(style_reconstruction(gram + 3, gram), torch.tensor(9.0))
+    assert feature_reconstruction(features, features) == 0
+    assert_close(feature_reconstruction(features - 2, features), torch.tensor(4.0))
+
+
+def test_total_variation_of_known_images():
+    assert total_variation(torch.full((1, 3, 5, 5), 0.3)) == 0
+    ramp = torch.linspace(0, 1, 11).expand(1, 3, 4, 11)
+    assert_close(total_variation(ramp), torch.tensor(0.01))
+    board = (torch.arange(6)[:, None] + torch.arange(6)) % 2
+    assert_close(total_variation(board.float().expand(1, 3, 6, 6)), torch.tensor(2.0))
+    assert total_variation(torch.rand(1, 3, 1, 1)) == 0
+
+
+def test_gradients_are_finite_differences():
+    image = torch.rand(1, 2, 4, 5, requires_grad=True)
+    features = torch.randn(1, 3, 4, 4, requires_grad=True)
+    for function, argument in (
+        (total_variation, image),
+        (lambda f: style_reconstruction(gram_matrix(f), torch.ones(1, 3, 3)), features),
+    ):
+        (gradient,) = torch.autograd.grad(function(argument), argument)
+        direction = torch.randn_like(argument)
+        step = 1e-2 * direction
+        with torch.no_grad():
+            slope = (function(argument + step) - function(argument - step)) / 2e-2
+        assert_close((gradient * direction).sum(), slope, rtol=0.02, atol=1e-4)

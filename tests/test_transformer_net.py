@@ -1,0 +1,116 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.testing import assert_close
+
+from impasto.models.transformer_net import InstanceNorm2d, TransformerNet
+
+
+def test_has_the_papers_parameters():
+    assert sum(parameter.numel() for parameter in TransformerNet().parameters()) == 1_679_235
+
+
+def test_width_and_depth_scale_the_network():
+    net = TransformerNet(width=16, depth=3)
+    assert net.arguments == {"width": 16, "depth": 3}
+    assert len(net.residual) == 3
+    assert net.encoder[0].conv.out_channels == 16
+    with pytest.raises(ValueError, match="width"):
+        TransformerNet(width=0)
+
+
+SMALL = TransformerNet(width=2, depth=1).eval()
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 70), width=st.integers(1, 70))
+def test_keeps_every_size_and_the_range(height, width):
+    with torch.no_grad():
+        stylized = SMALL(torch.rand(2, 3, height, width))
+    assert stylized.shape == (2, 3, height, width)
+    assert stylized.min() >= 0
+    assert stylized.max() <= 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 15, 16, 17, 100])
+def test_padding_reflects_like_numpy(size):
+    import numpy as np
+
+    indices = SMALL._reflected(size, torch.device("cpu"))
+    extended = max(16, -(-size // 4) * 4)
+    assert indices.tolist() == np.pad(np.arange(size), (0, extended - size), mode="reflect").tolist()
+
+
+def test_images_of_a_batch_do_not_mix():
+    batch = torch.rand(3, 3, 20, 24)
+    with torch.no_grad():
+        assert_close(SMALL(batch)[1:2], SMALL(batch[1:2]))
+
+
+def test_instance_norm_equals_torchs():
+    features = torch.randn(2, 5, 7, 9) * 3 + 1
+    ours, theirs = InstanceNorm2d(5), nn.InstanceNorm2d(5, affine=True)
+    for norm in (ours, theirs):
+        nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+        nn.init.normal_(norm.bias, generator=torch.Generator().manual_seed(2))
+    assert_close(ours(features), theirs(features))
+
+
+def test_instance_norm_keeps_memory_format_and_dtype():
+    features = torch.randn(2, 8, 6, 6, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    normed = InstanceNorm2d(8)(features)
+    assert normed.is_contiguous(memory_format=torch.channels_last)
+    assert normed.dtype == torch.bfloat16
+
+
+def checkerboard(decoder_like) -> float:
+    """Spectral energy at the upsampling frequencies (period 2 and 4) over that beside them, of a net at birth."""
+    ratios = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        net = decoder_like()
+        smooth = nn.functional.interpolate(torch.rand(1, 3, 9, 9), size=128, mode="bicubic").clamp(0, 1)
+        with torch.no_grad():
+            row = net(smooth)[..., 16:112, 16:112]
+        power = torch.fft.rfft(row - row.mean(), dim=-1).abs().square().mean(dim=(0, 1, 2))
+        ratios += [power[i] / torch.cat([power[i - 5 : i - 1], power[i + 2 : i + 6]]).mean() for i in (24, 48)]
+    return float(torch.stack(ratios).max())
+
+
+def with_transposed_convolutions() -> nn.Module:
+    net = TransformerNet(width=8, depth=1)
+    for block in net.decoder[:2]:
+        channels = block.conv.in_channels, block.conv.out_channels
+        block.conv = nn.ConvTranspose2d(*channels, 3, stride=2, padding=1, output_padding=1)
+        block.upsample = 1
+    return net
+
+
+def test_no_checkerboard_at_birth():
+    ours = checkerboard(lambda: TransformerNet(width=8, depth=1))
+    theirs = checkerboard(with_transposed_convolutions)
+    assert ours < 10 < theirs, (ours, theirs)
+
+
+def border_shift(**convolution) -> float:
+    """How far the mean along the border lies from the interior's, in standard deviations, for noise."""
+    shifts = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        net = TransformerNet(width=8, depth=1)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = convolution.get("padding_mode", module.padding_mode)
+        with torch.no_grad():
+            stylized = net(torch.rand(4, 3, 96, 96))
+        border = torch.cat([stylized[..., :3, :].flatten(2), stylized[..., -3:, :].flatten(2)], dim=2)
+        interior = stylized[..., 24:72, 24:72].flatten(2)
+        shifts.append(((border.mean(2) - interior.mean(2)).abs() / interior.std(2)).mean())
+    return float(torch.stack(shifts).mean())
+
+
+def test_no_border_artefacts_at_birth():
+    ours, zeros = border_shift(), border_shift(padding_mode="zeros")
+    assert ours < 0.2 < zeros, (ours, zeros)
