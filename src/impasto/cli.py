@@ -85,7 +85,6 @@ def _configure_logging() -> None:
     log = logging.getLogger("impasto")
     log.handlers = [_Stream()]
     log.setLevel(logging.INFO)
-    log.propagate = False
 
 
 def flatten(config: Any, prefix: str = "") -> list[str]:

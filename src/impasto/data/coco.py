@@ -20,7 +20,7 @@ ARCHIVES = {  # name: (MD5 as published, bytes)
     "train2017": ("cced6f7f71b7629ddf16f17bbcfab6b2", 19_336_861_798),
     "val2017": ("442b8da7639aecaf257c1dceb8ba8c80", 815_585_330),
 }
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # bytes: what an interruption loses at most
 
 
 def fetch(root: Path, url: str = URL, archives: dict[str, tuple[str, int]] = ARCHIVES) -> None:

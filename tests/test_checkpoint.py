@@ -1,0 +1,95 @@
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.testing import assert_close
+
+from impasto import checkpoint
+from impasto.checkpoint import find_checkpoint, load_network, load_training_checkpoint, save_network
+from impasto.errors import UserError
+from impasto.models.transformer_net import TransformerNet
+
+
+def test_what_is_saved_is_loaded(tmp_path, small_net):
+    metadata = {"style": {"name": "café"}, "images_seen": 7}
+    save_network(tmp_path / "a.safetensors", small_net, metadata)
+    net, loaded = load_network(tmp_path / "a.safetensors")
+    assert loaded == {"format": 1, "architecture": {"name": "TransformerNet", "width": 4, "depth": 1}, **metadata}
+    content = torch.rand(1, 3, 19, 23)
+    assert_close(net(content), small_net(content), rtol=0, atol=0)
+    assert not net.training
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_the_default_network_takes_seven_megabytes(tmp_path):
+    save_network(tmp_path / "a.safetensors", TransformerNet(), {})
+    assert (tmp_path / "a.safetensors").stat().st_size < 6.8e6
+
+
+def header(**impasto) -> dict[str, str]:
+    return {"impasto": json.dumps({"format": 1, **impasto})}
+
+
+def test_other_files_are_refused(tmp_path, small_net):
+    tensors = small_net.state_dict()
+    architecture = {"name": "TransformerNet", "width": 4, "depth": 1}
+    (tmp_path / "text.safetensors").write_text("hello")
+    # a header that claims to be larger than memory
+    (tmp_path / "hostile.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    torch.save(tensors, tmp_path / "pickle.pth")
+    torch.save(tensors, tmp_path / "last.ckpt")
+    save_file(tensors, tmp_path / "foreign.safetensors")
+    save_file(tensors, tmp_path / "future.safetensors", {"impasto": json.dumps({"format": 99})})
+    save_file(tensors, tmp_path / "other.safetensors", header(architecture={"name": "UNet"}))
+    save_file(tensors, tmp_path / "wider.safetensors", header(architecture={**architecture, "width": 8}))
+    save_file(tensors, tmp_path / "huge.safetensors", header(architecture={**architecture, "width": 10**6}))
+    save_file(tensors, tmp_path / "odd.safetensors", header(architecture={**architecture, "target": "os.system"}))
+    save_file({"x": torch.zeros(1)}, tmp_path / "empty.safetensors", header(architecture=architecture))
+    for name, message in {
+        "text.safetensors": "no Impasto checkpoint",
+        "hostile.safetensors": "no Impasto checkpoint",
+        "pickle.pth": "no Impasto checkpoint",
+        "last.ckpt": "training checkpoint: python scripts/export.py ckpt=",
+        "foreign.safetensors": "not one that Impasto",
+        "future.safetensors": "not one that Impasto",
+        "other.safetensors": "another architecture",
+        "wider.safetensors": "do not fit its architecture",
+        "huge.safetensors": "do not fit its architecture",
+        "odd.safetensors": "do not fit its architecture",
+        "empty.safetensors": "do not fit its architecture",
+        "missing.safetensors": "there is no checkpoint",
+    }.items():
+        with pytest.raises(UserError, match=message) as error:
+            load_network(tmp_path / name)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_training_checkpoints_are_read_without_executing_them(tmp_path, capsys):
+    torch.save({"impasto": Malicious(), "state_dict": {}}, tmp_path / "evil.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "foreign.ckpt").read_bytes()[:100])
+    for name in ("evil.ckpt", "foreign.ckpt", "cut.ckpt", "missing.ckpt"):
+        with pytest.raises(UserError, match=name):
+            load_training_checkpoint(tmp_path / name)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, small_net):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "STYLES", tmp_path / "shipped")
+    for when in ("2026-01-01", "2026-01-02"):
+        save_network(tmp_path / "runs" / "mine" / when / "mine.safetensors", small_net, {})
+    save_network(tmp_path / "shipped" / "night.safetensors", small_net, {})
+    assert find_checkpoint("mine").parent.name == "2026-01-02"
+    assert find_checkpoint("night") == tmp_path / "shipped" / "night.safetensors"
+    assert find_checkpoint("some/file.safetensors").name == "file.safetensors"
+    with pytest.raises(UserError, match=r"did you mean 'night'\?; known here: mine, night"):
+        find_checkpoint("nigth")

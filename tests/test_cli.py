@@ -1,0 +1,119 @@
+import sys
+from dataclasses import dataclass
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import MISSING, OmegaConf
+
+from impasto import cli
+from impasto.errors import UserError
+
+NAMES = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1)
+AWKWARD = [
+    "a b",
+    "a(1),b=c",
+    "it's",
+    'say "x"',
+    "ends\\",
+    "a\\'b",
+    "\\\\'",
+    "${x}",
+    "naïve 画.jpg",
+    "[1]",
+    "{a:b}",
+    "'q'",
+    "-1",
+    "null",
+]
+
+
+def through_hydra(word: str) -> str:
+    override = OverridesParser.create().parse_override(cli.literal(word, ["path"]))
+    return OmegaConf.create({"value": override.value()}).value
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_names_pass_hydra_unchanged(name):
+    assert str(through_hydra(f"path={name}")) == name
+
+
+@settings(deadline=None, max_examples=200)
+@given(NAMES)
+def test_any_name_passes_hydra_unchanged(name):
+    assert str(through_hydra(f"path={name}")) == name
+
+
+def test_other_words_are_left_to_hydra():
+    for word in ("seed=1", "-m", "style=a,b", "path"):
+        assert cli.literal(word, ["path"]) == word
+
+
+@dataclass
+class Options:
+    path: str = MISSING
+    size: int | None = None
+    fast: bool = False
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_values_are_taken_as_they_are(name):
+    assert cli.parse([f"path={name}", "size=3", "fast=true"], Options) == Options(name, 3, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["path=a", "sise=3"], "'sise=3' is not understood; did you mean 'size'"),
+        (["a.jpg"], "'a.jpg' is not understood"),
+        (["path=a", "size=big"], "'size=big' does not do"),
+        ([], "path=… is missing"),
+    ],
+)
+def test_wrong_words_are_named(words, message):
+    with pytest.raises(UserError, match=message):
+        cli.parse(words, Options)
+
+
+def fail(error: BaseException):
+    def command(words: list[str]) -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("no such thing"), "error: no such thing"),
+        (OSError(28, "No space left on device", "/full"), "error: No space left on device: '/full'"),
+    ],
+)
+def test_mistakes_become_one_line(monkeypatch, error, line):
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as exit:
+        cli.run(fail(error), "usage")
+    assert exit.value.code == line
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(ZeroDivisionError):
+        cli.run(fail(ZeroDivisionError()), "usage")
+
+
+def test_interruption_has_its_status(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as exit:
+        cli.run(fail(KeyboardInterrupt()), "usage")
+    assert exit.value.code == 130
+
+
+@pytest.mark.parametrize("script", ["train.py", "stylize.py", "scripts/export.py", "scripts/fetch_coco.py"])
+def test_help_is_short_and_shows_examples(run, script):
+    result = run(script, "--help")
+    assert result.returncode == 0
+    assert result.stdout.count(f"python {script}") >= 1
+    assert len(result.stdout.splitlines()) < 40
+    assert not result.stderr

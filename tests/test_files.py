@@ -1,0 +1,43 @@
+import os
+import stat
+
+import pytest
+
+from impasto.errors import UserError
+from impasto.files import whole_file
+
+
+def test_a_whole_file_appears_with_ordinary_permissions(tmp_path):
+    with whole_file(tmp_path / "deep" / "a.txt") as temporary:
+        temporary.write_text("whole")
+        assert not (tmp_path / "deep" / "a.txt").exists()
+    assert (tmp_path / "deep" / "a.txt").read_text() == "whole"
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "deep" / "a.txt").stat().st_mode) == 0o666 & ~umask
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(RuntimeError), whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
+def test_a_full_disk_is_one_line(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"cannot write .*a.txt': No space left on device"),
+        whole_file(tmp_path / "a.txt"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x" * 100_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_of_the_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), whole_file(tmp_path / "file" / "a.txt"):
+        pass

@@ -1,0 +1,129 @@
+import copy
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from impasto.errors import UserError
+from impasto.losses.perceptual import LossWeights, PerceptualLoss
+from impasto.models.transformer_net import TransformerNet
+from impasto.models.vgg import VGG19Features
+from impasto.module import Schedule, StyleTransferModule
+
+LAYERS = {"relu1_1": 1.0, "relu2_1": 1.0}
+
+
+@pytest.fixture
+def module():
+    vgg = VGG19Features(LAYERS)
+    loss = PerceptualLoss(vgg, torch.rand(1, 3, 32, 32), LAYERS, {"relu2_1": 1.0})
+    net = TransformerNet(width=4, depth=1)
+    return StyleTransferModule(net, loss, LossWeights(content=1, style=1, tv=1), Schedule(images=100), {"seed": 0})
+
+
+def fit(module, batches, **options):
+    trainer = pl.Trainer(
+        max_steps=len(batches),
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return trainer
+
+
+def photos(count: int, batch: int = 2) -> list[torch.Tensor]:
+    return [torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8) for _ in range(count)]
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*val_dataloader"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+    pytest.mark.filterwarnings("ignore:.*validation_step"),
+]
+
+
+def test_learning_rate_follows_the_images_seen():
+    schedule = Schedule(images=1000, learning_rate=2.0, warmup=99, final=0.1)
+    assert schedule.rate(0) == pytest.approx(0.02)
+    assert schedule.rate(99) == pytest.approx(2.0, rel=0.03)
+    assert schedule.rate(500) == pytest.approx(2 * (0.1 + 0.9 / 2))
+    assert schedule.rate(1000) == schedule.rate(2000) == pytest.approx(0.2)
+    assert Schedule(images=10, learning_rate=1e-3).rate(7) == 1e-3
+
+
+@pytest.mark.parametrize("values", [{"images": 0}, {"learning_rate": 0}, {"warmup": -1}, {"final": 2}])
+def test_a_schedule_out_of_range_is_named(values):
+    with pytest.raises(UserError, match=f"schedule.{next(iter(values))}"):
+        Schedule(**{"images": 10, **values})
+
+
+def test_training_lowers_the_loss_and_counts_images(module):
+    batch = photos(1)[0]
+    content = module.on_after_batch_transfer(batch, 0)
+    before = module._judged(content)[2].item()
+    fit(module, [batch] * 40)
+    assert module.images_seen == 80
+    assert module._judged(content)[2].item() < 0.5 * before
+
+
+def test_batches_become_unit_range_floats(module):
+    content = module.on_after_batch_transfer(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2), 0)
+    assert content.tolist() == [[[[0.0, 1.0]]]]
+
+
+def test_a_bad_step_does_not_poison_the_weights(module, monkeypatch):
+    judged, steps = module._judged, []
+
+    def sometimes_nan(content):
+        stylized, terms, total = judged(content)
+        steps.append(len(steps))
+        return stylized, terms, total * float("nan") if len(steps) == 2 else total
+
+    monkeypatch.setattr(module, "_judged", sometimes_nan)
+    fit(module, photos(4))
+    assert all(parameter.isfinite().all() for parameter in module.net.parameters())
+    assert module.bad_steps == 0
+
+
+def test_training_stops_where_the_loss_has_blown_up(module, monkeypatch):
+    judged = module._judged
+    monkeypatch.setattr(module, "_judged", lambda content: (*judged(content)[:2], judged(content)[2] * float("inf")))
+    before = copy.deepcopy(module.net.state_dict())
+    with pytest.raises(UserError, match=r"lower schedule.learning_rate=0.001"):
+        fit(module, photos(50))
+    assert module.images_seen == 2 * module.patience
+    for name, weight in module.net.state_dict().items():
+        assert_close(weight, before[name])  # the last good state is kept
+
+
+def test_gradients_are_clipped_by_norm(module):
+    for parameter in module.net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    module.gradient_clip = 0.5
+    module.log = lambda *_: None
+    module.configure_gradient_clipping()
+    norm = torch.stack([parameter.grad.norm() for parameter in module.net.parameters()]).norm()
+    assert_close(norm, torch.tensor(0.5))
+
+
+def test_checkpoints_hold_the_network_and_plain_data_only(module):
+    checkpoint: dict = {}
+    module.images_seen = 60
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["impasto"] == {
+        "seed": 0,
+        "architecture": {"name": "TransformerNet", "width": 4, "depth": 1},
+        "images_seen": 60,
+    }
+    assert all(name.startswith("net.") for name in module.state_dict())
+    module.images_seen = 0
+    module.on_load_checkpoint(checkpoint)
+    assert module.images_seen == 60

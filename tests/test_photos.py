@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from impasto.data.photos import PositionBatches, TrainingPhotos, ValidationPhotos, scan, split, with_patch
+from impasto.errors import UserError
+from impasto.image import find_images
+
+AUGMENTATION = {"min_scale": 0.3, "colour": 0.3, "patches": 0.3}
+
+
+@pytest.fixture
+def dataset(photos):
+    return TrainingPhotos(find_images(photos), 32, seed=5, **AUGMENTATION)
+
+
+def test_a_sample_is_a_function_of_seed_and_position(photos, dataset):
+    again = TrainingPhotos(find_images(photos), 32, seed=5, **AUGMENTATION)
+    torch.manual_seed(123)  # the global generator has no say
+    backwards = [again[position] for position in reversed(range(20))][::-1]
+    assert all(torch.equal(dataset[position], backwards[position]) for position in range(20))
+    other = TrainingPhotos(find_images(photos), 32, seed=6, **AUGMENTATION)
+    assert not all(torch.equal(dataset[position], other[position]) for position in range(6))
+
+
+def test_samples_are_crops_and_leave_the_global_generator_alone(dataset):
+    state = torch.get_rng_state()
+    crop = dataset[3]
+    assert crop.shape == (3, 32, 32)
+    assert crop.dtype == torch.uint8
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_epoch_shows_every_photo_once(dataset):
+    read = []
+    inner, dataset.read = dataset.read, lambda index: read.append(index) or inner(index)
+    for position in range(18):
+        dataset[position]
+    assert [sorted(read[start : start + 6]) for start in (0, 6, 12)] == [list(range(6))] * 3
+    assert read[:6] != read[6:12] or read[6:12] != read[12:]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_together_see_what_one_rank_sees(world_size):
+    ranks = [list(PositionBatches(7, 40, 2, rank, world_size)) for rank in range(world_size)]
+    together = [sorted(sum(batches, [])) for batches in zip(*ranks, strict=True)]
+    assert together == [sorted(batch) for batch in PositionBatches(7, 40, 2 * world_size)]
+    assert len(PositionBatches(7, 40, 2, 0, world_size)) == len(together)
+    assert {len(batch) for batches in ranks for batch in batches} == {2}
+
+
+def test_positions_go_on_where_a_run_stopped():
+    whole = list(PositionBatches(0, 40, 4))
+    assert whole[:3] + list(PositionBatches(12, 40, 4)) == whole
+
+
+def test_patches_cover_a_part_evenly():
+    torch.manual_seed(2)
+    for _ in range(20):
+        crop = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
+        patched = with_patch(crop.clone())
+        changed = (patched != crop).any(0)
+        assert 0.1 < changed.float().mean() < 0.9
+        rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
+        inside = patched[:, rows.min() + 1 : rows.max(), columns.min() + 1 : columns.max()].int()
+        assert inside.diff(dim=1).abs().max() <= 16  # smooth: noise would differ by hundreds
+        assert inside.diff(dim=2).abs().max() <= 16
+
+
+def test_the_split_is_fixed_by_the_seed_and_disjoint(photos):
+    paths = find_images(photos)
+    training, validation = split(paths, 2, seed=1)
+    assert len(validation) == 2
+    assert sorted(training + validation) == paths
+    assert split(paths, 2, seed=1) == (training, validation)
+    assert any(split(paths, 2, seed=seed)[1] != validation for seed in range(2, 6))
+    assert len(split(paths, 100, seed=1)[1]) == 2  # at most a third
+
+
+def test_validation_crops_are_central_and_square(photos):
+    crops = ValidationPhotos(find_images(photos), 48)
+    assert len(crops) == 6
+    assert crops[2].shape == (3, 48, 48)
+    assert torch.equal(crops[2], crops[2])
+
+
+def test_damaged_files_are_named_counted_and_left_out(photos, caplog):
+    (photos / "broken (1).jpg").write_bytes((photos / "a.jpg").read_bytes()[:700])
+    (photos / "deeper" / "text.png").write_text("")
+    assert scan(photos) == [path for path in find_images(photos) if path.name not in ("broken (1).jpg", "text.png")]
+    assert "broken (1).jpg" in caplog.text
+    assert "text.png" in caplog.text
+    assert "skipped 2 of 8 images" in caplog.text
+
+
+def test_all_damaged_is_an_error(tmp_path):
+    (tmp_path / "a.jpg").write_text("")
+    with pytest.raises(UserError, match="none of the 1 images"):
+        scan(tmp_path)
+
+
+def test_a_photo_that_vanishes_later_is_replaced(photos, dataset, caplog):
+    (photos / "a.jpg").unlink()
+    (photos / "deeper" / "c.jpeg").write_text("overwritten")
+    assert all(dataset[position].shape == (3, 32, 32) for position in range(6))
+    assert "c.jpeg" in caplog.text

@@ -1,0 +1,270 @@
+"""The whole path, through the real commands."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from impasto.checkpoint import load_network, load_training_checkpoint
+from impasto.errors import UserError
+from impasto.image import read_image
+
+from .conftest import ROOT, noise_image
+
+# a small network and small crops: seconds, not minutes, through every part of the real thing
+SMALL = ["model.width=4", "model.depth=1", "data.image_size=32", "trainer.precision=32-true", "trainer.log_every=1"]
+
+
+def events(run_dir: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(run_dir))
+    accumulator.Reload()
+    return accumulator
+
+
+def losses(run_dir: Path, tag: str = "train/total") -> dict[int, float]:
+    """Images seen → value."""
+    return {event.step: event.value for event in events(run_dir).Scalars(tag)}
+
+
+@pytest.fixture(scope="module")
+def great_wave(tmp_path_factory):
+    """One run of the real network, at the smallest sensible size, all of whose outputs the tests below look at."""
+    run_dir = tmp_path_factory.mktemp("runs") / "great wave (1), a=b"
+    words = ["style=great_wave", "schedule.images=64", "data.image_size=96", f"hydra.run.dir={run_dir}"]
+    result = subprocess.run(
+        [sys.executable, "train.py", *words, "trainer.log_every=2", "validation.every=32", "checkpoint.every=32"],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return run_dir, result
+
+
+def test_a_run_writes_what_it_promises(great_wave):
+    run_dir, result = great_wave
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"000000032.ckpt", "000000064.ckpt"}
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert config["schedule"]["images"] == 64
+    assert "${" not in (run_dir / "config.yaml").read_text()
+    assert f"python stylize.py ckpt='{run_dir}/great_wave.safetensors' input=photo.jpg" in result.stdout
+    assert "photos that ship" in result.stdout
+    assert "Schedule: quick" in result.stdout
+
+
+def test_the_loss_falls_and_every_term_is_logged(great_wave):
+    run_dir, _ = great_wave
+    style = [f"style/relu{block}_1" for block in range(1, 6)]
+    terms = ["content", "style", "tv", "total", "content/relu4_2", *style]
+    expected = {f"{stage}/{term}" for stage in ("train", "val") for term in terms}
+    expected |= {"learning_rate", "train/images_per_second", "train/gradient_norm"}
+    expected |= {f"train/output/{name}" for name in ("min", "mean", "max")}
+    tags = events(run_dir).Tags()
+    assert expected <= set(tags["scalars"])
+    assert {"val/pictures", "style"} <= set(tags["images"])
+    total = losses(run_dir)
+    assert max(total) == 64
+    assert min(total.values()) < 0.7 * total[min(total)]
+    assert sorted(losses(run_dir, "val/total")) == [32, 64]
+    assert read_image(run_dir / "preview.jpg").size == (2 * 256 + 3 * 4, 3 * 256 + 4 * 4)
+
+
+def test_the_inference_file_says_where_it_comes_from(great_wave):
+    run_dir, _ = great_wave
+    net, metadata = load_network(run_dir / "great_wave.safetensors")
+    assert sum(parameter.numel() for parameter in net.parameters()) == 1_679_235
+    assert metadata["style"]["title"] == "The Great Wave off Kanagawa"
+    assert metadata["images_seen"] == 64
+    assert metadata["content"] == {"name": "bundled", "photos": 12}
+    assert set(metadata["versions"]) == {"impasto", "torch", "pytorch-lightning"}
+    assert metadata["loss"]["weights"].keys() == {"content", "style", "tv"}
+
+
+def test_the_checkpoint_loads_safely_and_without_vgg(great_wave):
+    path = great_wave[0] / "checkpoints" / "000000064.ckpt"
+    raw = torch.load(path, weights_only=True)
+    assert all(name.startswith("net.") for name in raw["state_dict"])
+    assert path.stat().st_size < 4 * 6.8e6
+    assert load_training_checkpoint(path)["images_seen"] == 64
+
+
+def test_export_from_the_checkpoint_equals_trainings_own(great_wave, run, tmp_path):
+    run_dir, _ = great_wave
+    output = tmp_path / "again.safetensors"
+    result = run("scripts/export.py", f"ckpt={run_dir}/checkpoints/000000064.ckpt", f"output={output}")
+    assert result.returncode == 0, result.stderr
+    ours, theirs = load_network(output), load_network(run_dir / "great_wave.safetensors")
+    assert ours[1] == theirs[1]
+    for name, weight in ours[0].state_dict().items():
+        assert torch.equal(weight, theirs[0].state_dict()[name])
+
+
+def test_onnx_of_the_trained_network_agrees(great_wave, run, tmp_path):
+    words = [f"ckpt={great_wave[0]}/great_wave.safetensors", "format=onnx", f"output={tmp_path}/w.onnx"]
+    result = run("scripts/export.py", *words)
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"Largest difference to PyTorch at \d+×\d+ px: \d\.\de-0[4-9]", result.stdout)) == 3
+
+
+def test_stylize_paints_with_it_whatever_the_names(great_wave, run, tmp_path):
+    folder = tmp_path / "my photos (2024), été = 'fun' \"x\""
+    folder.mkdir()
+    for size in ((1, 1), (61, 35), (190, 107)):
+        noise_image(*size).save(folder / f"{size[0]} × {size[1]}, 'a'=(b).png")
+    result = run("stylize.py", f"ckpt={great_wave[0]}/great_wave.safetensors", f"input={folder}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    painted = tmp_path / f"{folder.name}_great_wave"
+    for path in folder.iterdir():
+        assert read_image(painted / path.name).size == read_image(path).size
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([folder.name, painted.name])
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(run, tmp_path, photos):
+    """Killed between two checkpoints; then one word goes on from the newest whole one."""
+    words = ["style=starry_night", "data=folder", f"data.root={photos}", *SMALL, "data.batch_size=2"]
+    words += ["schedule.images=24", "checkpoint.every=8", "validation.every=8"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run("train.py", *words, f"hydra.run.dir={whole}").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={cut}"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not list((cut / "checkpoints").glob("*.ckpt")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for path in sorted((cut / "checkpoints").glob("*.ckpt"))[1:]:
+        path.unlink()  # however fast it was: go on from the first
+    (cut / "checkpoints" / "000000023.ckpt").write_bytes(b"half a checkpoint")
+    result = run("train.py", *words, f"hydra.run.dir={cut}", "resume=true")
+    assert result.returncode == 0, result.stderr
+    assert "passed over: '" in result.stderr
+    assert "8 of 24 images seen" in result.stdout
+    expected, resumed = losses(whole), losses(cut)
+    assert max(resumed) == max(expected) == 24
+    assert {images: resumed[images] for images in expected if images > 8} == {
+        images: value for images, value in expected.items() if images > 8
+    }
+    weights = [load_network(folder / "starry_night.safetensors")[0].state_dict() for folder in (whole, cut)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(run, tmp_path, photos):
+    words = ["style.image=" + str(photos / "a.jpg"), "style.image_size=64", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
+    assert run("train.py", *words, "schedule.images=8", "resume=true").returncode == 0
+    result = run("train.py", *words, "schedule.images=8", "resume=true")
+    assert result.returncode == 0, result.stderr
+    assert "8 of 8 images seen" in result.stdout
+    result = run("train.py", *words, "schedule.images=16", "resume=true")
+    assert result.returncode == 0, result.stderr
+    assert load_network(tmp_path / "run" / "a.safetensors")[1]["images_seen"] == 16
+
+
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_two_processes_train_as_one(run, tmp_path, photos, launcher):
+    """Two gloo processes with 2 images each take the steps of one process with 4, and one of them writes."""
+    words = ["style=great_wave", "data=folder", f"data.root={photos}", *SMALL, "schedule.images=12", "seed=3"]
+    one = run("train.py", *words, "data.batch_size=4", "trainer=cpu", f"hydra.run.dir={tmp_path / 'one'}")
+    assert one.returncode == 0, one.stderr
+    words += ["data.batch_size=2", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    if launcher == "lightning":
+        two = run("train.py", *words, "hydra.run.dir=two", cwd=tmp_path)
+    else:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        two = subprocess.run(
+            [*torchrun, str(ROOT / "train.py"), *words, "hydra.run.dir=two"],
+            cwd=tmp_path,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+        )
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("now paint") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "photos", "two"]
+    assert len(list((tmp_path / "two").glob("events.out.tfevents.*"))) == 1
+    assert {path.name for path in (tmp_path / "two" / "checkpoints").iterdir()} == {"000000012.ckpt"}
+    nets = [load_network(tmp_path / name / "great_wave.safetensors") for name in ("one", "two")]
+    assert nets[0][1]["images_seen"] == nets[1][1]["images_seen"] == 12
+    for name, weight in nets[0][0].state_dict().items():
+        if not re.search(r"conv\.bias|encoder.*conv\d?\.bias", name):  # zero gradient before a norm: Adam scales noise
+            torch.testing.assert_close(weight, nets[1][0].state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+BAD = [
+    (["style=stary_night"], "style 'stary_night' is unknown; did you mean 'starry_night'?; known: "),
+    (["schedule=quik"], "schedule 'quik' is unknown; did you mean 'quick'"),
+    ([], "style.image=… is missing: say style=starry_night"),
+    (["style.image=/nowhere/my, (1).jpg"], "there is no image '/nowhere/my, (1).jpg'"),
+    (
+        ["style=starry_night", "loss.weights.styel=1"],
+        "'loss.weights.styel' is unknown; did you mean 'loss.weights.style'?",
+    ),
+    (["style=starry_night", "loss.weights.style=-1"], "loss.weights.style is a number from 0 on, not -1"),
+    (["style=starry_night", "+loss.style_layers.relu6_1=1"], "VGG19 has no layer 'relu6_1'"),
+    (["style=starry_night", "loss.style_layers.relu6_1=1"], "'loss.style_layers.relu6_1' is unknown; did you mean"),
+    (["style=starry_night", "data.image_size=12"], "data.image_size=12 is too small for VGG19: it takes 16 px"),
+    (["style=starry_night", "data.image_size=big"], "data.image_size='big' should be a whole number"),
+    (["style=starry_night", "data=folder"], "data.root=… is missing: say data.root=DIR"),
+    (["style=starry_night", "data=folder", "data.root=/nowhere"], "there is no folder '/nowhere'"),
+    (["style=starry_night", "resume=/nowhere.ckpt"], "resume=/nowhere.ckpt: there is no such checkpoint"),
+    (["style=starry_night", "schedule.images=0"], "schedule.images=0 should be at least 1"),
+    (["style=starry_night", "style.name=a/b"], "style.name='a/b' should do as a file name"),
+    (["style=starry_night", "trainer.precision=17"], "trainer: "),
+    (["style=starry_night", "trainer.compile=often"], "trainer.compile is auto, true or false, not 'often'"),
+    (["style=starry_night", "images=3"], "'images' is unknown"),
+    (["style=starry_night", "what"], "'what' is not understood"),
+    (["style=starry_night", "seed=[1"], "is not understood: write key=value"),
+    (["style=starry_night", "hydra.run.dir=/dev/null/run"], "cannot write '/dev/null/run"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), BAD, ids=[" ".join(words) or "nothing" for words, _ in BAD])
+def test_mistakes_are_one_line_and_leave_nothing(words, line, tmp_path, monkeypatch):
+    from impasto.commands import train
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train.cli, "run", lambda command, usage: command(list(words)))
+    with pytest.raises(UserError) as error:
+        train.main(ROOT / "configs")
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_absent_gpu_is_one_line_on_stderr_with_status_1(run, tmp_path):
+    result = run("train.py", "style=starry_night", "trainer=gpu", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: a GPU was asked for")
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_styles_train_one_after_the_other(run, tmp_path):
+    words = ["-m", "style=poppies,summertime", *SMALL, "schedule.images=4"]
+    result = run("train.py", *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    written = sorted(path.name for path in tmp_path.rglob("*.safetensors"))
+    assert written == ["poppies.safetensors", "summertime.safetensors"]
+    assert {path.parent.parent.name for path in (tmp_path / "runs").rglob("config.yaml")} == {"poppies", "summertime"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_trains_with_the_defaults(tmp_path):
+    words = ["style=starry_night", "schedule.images=64", "data.image_size=128", f"hydra.run.dir={tmp_path / 'run'}"]
+    result = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    total = losses(tmp_path / "run")
+    assert min(total.values()) < total[min(total)]
