@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from impasto.data.content import ContentDataModule, prepared_coco
 from impasto.errors import UserError
@@ -41,6 +42,12 @@ def test_a_single_photo_serves_as_both(tmp_path, caplog):
 def test_wrong_arguments_are_named(photos, arguments, message):
     with pytest.raises(UserError, match=message):
         ContentDataModule(**{"name": "folder", "root": photos, "validation": 2, **arguments})
+
+
+def test_batches_become_unit_range_floats(photos):
+    data = ContentDataModule("folder", photos, 2)
+    batch = data.on_after_batch_transfer(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2), 0)
+    assert batch.tolist() == [[[[0.0, 1.0]]]]
 
 
 def test_coco_counts_as_prepared_when_both_parts_are_there(tmp_path):

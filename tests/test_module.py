@@ -39,13 +39,12 @@ def fit(module, batches, **options):
 
 
 def photos(count: int, batch: int = 2) -> list[torch.Tensor]:
-    return [torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8) for _ in range(count)]
+    return [torch.rand(batch, 3, 32, 32) for _ in range(count)]
 
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*val_dataloader"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
     pytest.mark.filterwarnings("ignore:.*validation_step"),
 ]
 
@@ -67,16 +66,10 @@ def test_a_schedule_out_of_range_is_named(values):
 
 def test_training_lowers_the_loss_and_counts_images(module):
     batch = photos(1)[0]
-    content = module.on_after_batch_transfer(batch, 0)
-    before = module._judged(content)[2].item()
+    before = module._judged(batch)[2].item()
     fit(module, [batch] * 40)
     assert module.images_seen == 80
-    assert module._judged(content)[2].item() < 0.5 * before
-
-
-def test_batches_become_unit_range_floats(module):
-    content = module.on_after_batch_transfer(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2), 0)
-    assert content.tolist() == [[[[0.0, 1.0]]]]
+    assert module._judged(batch)[2].item() < 0.5 * before
 
 
 def test_a_bad_step_does_not_poison_the_weights(module, monkeypatch):

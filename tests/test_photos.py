@@ -41,16 +41,18 @@ def test_every_epoch_shows_every_photo_once(dataset):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_together_see_what_one_rank_sees(world_size):
-    ranks = [list(PositionBatches(7, 40, 2, rank, world_size)) for rank in range(world_size)]
+    ranks = [list(PositionBatches(7, 40, 2, rank=rank, world_size=world_size)) for rank in range(world_size)]
     together = [sorted(sum(batches, [])) for batches in zip(*ranks, strict=True)]
     assert together == [sorted(batch) for batch in PositionBatches(7, 40, 2 * world_size)]
-    assert len(PositionBatches(7, 40, 2, 0, world_size)) == len(together)
+    assert len(PositionBatches(7, 40, 2, world_size=world_size)) == len(together)
     assert {len(batch) for batches in ranks for batch in batches} == {2}
 
 
 def test_positions_go_on_where_a_run_stopped():
     whole = list(PositionBatches(0, 40, 4))
-    assert whole[:3] + list(PositionBatches(12, 40, 4)) == whole
+    rest = PositionBatches(12, 40, 4, taken=3)
+    assert whole[:3] + list(rest) == whole
+    assert len(rest) == len(whole)
 
 
 def test_patches_cover_a_part_evenly():

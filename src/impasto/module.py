@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from impasto.errors import UserError
@@ -49,7 +49,7 @@ class StyleTransferModule(pl.LightningModule):
     """Trains `net` so that its pictures keep the photo's content and take the painting's style.
 
     `record` is plain data that goes into every checkpoint: it describes what is being trained.
-    Batches are uint8, shape (batch, 3, height, width); everything after the transfer is RGB in [0, 1].
+    Batches are RGB in [0, 1], shape (batch, 3, height, width).
     """
 
     patience = 20  # steps in a row without a finite gradient until training stops
@@ -74,12 +74,6 @@ class StyleTransferModule(pl.LightningModule):
         """The stylized batch."""
         stylized: Tensor = self.net(content)
         return stylized
-
-    def on_after_batch_transfer(
-        self, batch: UInt8[Tensor, "batch 3 height width"], dataloader_idx: int
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """To [0, 1] on the device: a quarter of the bytes travel."""
-        return batch.to(memory_format=torch.channels_last).float() / 255
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Set the learning rate from the images seen: a resumed run needs no scheduler state."""

@@ -58,6 +58,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     module.record["content"] = {"name": data.name, "photos": len(data.training)}
     images_seen = resumed[1]["images_seen"] if resumed else 0
     trainer = _trainer(config, run_dir, data, painting, images_seen, resumed[1]["step"] if resumed else 0)
+    compiled = _compiled(config["trainer"]["compile"], module.images - images_seen)
     _start_folder(config, run_dir)
 
     if resumed:
@@ -66,7 +67,9 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         module.net.load_state_dict(resumed[1]["net"])
         module.images_seen = images_seen
     else:
-        _compile(module, config["trainer"]["compile"])
+        if compiled:
+            module.net.compile()
+            module.loss.compile()
         _fit(trainer, module, data, run_dir, resumed[0] if resumed else None)
     exported = run_dir / f"{name}.safetensors"
     if trainer.is_global_zero:
@@ -114,7 +117,7 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
         weights,
         schedule,
         record,
-        float(config["trainer"]["gradient_clip"]),
+        config["trainer"]["gradient_clip"],
     )
     return module, painting
 
@@ -207,17 +210,16 @@ def _precision(options: dict[str, Any]) -> Any:
     return precision
 
 
-def _compile(module: StyleTransferModule, choice: str | bool) -> None:
-    """Compile network and loss where asked, or where the run is long and a compiler is there."""
+def _compiled(choice: str | bool, images: int) -> bool:
+    """Whether to compile network and loss: where asked, or where the run is long and a compiler is there."""
     if choice not in ("auto", True, False):
         raise UserError(f"trainer.compile is auto, true or false, not {choice!r}")
-    worth_it = module.images - module.images_seen >= COMPILE_FROM
+    if choice != "auto":
+        return bool(choice)
     possible = torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
-    if choice == "auto" and worth_it and not possible:
+    if images >= COMPILE_FROM and not possible:
         log.warning("there is no C++ compiler: training runs uncompiled")
-    if choice is True or (choice == "auto" and worth_it and possible):
-        module.net.compile()
-        module.loss.compile()
+    return images >= COMPILE_FROM and possible
 
 
 def _fit(
@@ -276,5 +278,10 @@ def _start_folder(config: dict[str, Any], run_dir: Path) -> None:
 def _quieten_libraries() -> None:
     """Leave out advice that does not apply; what is left is worth reading."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*`log_every_n_steps`.*", ".*Checkpoint directory .* exists.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*`log_every_n_steps`.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", message=message)

@@ -46,6 +46,13 @@ Paths need no quoting beyond your shell's own. Watch with: tensorboard --logdir 
 # values that are taken as they are; every other one is read by Hydra's grammar
 LITERAL = ("style.image", "style.name", "data.root", "data.validation_root", "vgg.path", "resume", "hydra.run.dir")
 
+# values without a default, and how to give them
+EXAMPLES = {
+    "style.image": "style=starry_night, or style.image=my_painting.jpg",
+    "data.root": "data.root=DIR",
+    "vgg.path": "vgg.path=FILE",
+}
+
 
 def main(config_dir: Path) -> None:
     """Run training on the command line, with the configuration in `config_dir`."""
@@ -64,12 +71,7 @@ def _train(config_dir: Path, words: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="train")(_job)()
         return
     config = compose(config_dir, words)
-    try:
-        run_dir = Path(config.hydra.run.dir)
-        plain = _plain(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from None
-    _start(plain, run_dir)
+    _start(_plain(config), Path(config.hydra.run.dir))
 
 
 def _job(config: DictConfig) -> None:
@@ -88,11 +90,13 @@ def _start(config: dict[str, Any], run_dir: Path) -> None:
 
 def _plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain data, all interpolations resolved."""
-    for key, example in (("style.image", "style=starry_night, or style.image=my_painting.jpg"), ("data.root", "")):
+    for key, example in EXAMPLES.items():
         if OmegaConf.is_missing(config[key.split(".")[0]], key.split(".")[1]):
-            raise UserError(f"{key}=… is missing: say {example or f'{key}=DIR'}")
-    container = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(container, dict)
+            raise UserError(f"{key}=… is missing: say {example}")
+    try:
+        container: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from None
     container.pop("hydra", None)
     return {str(key): value for key, value in container.items()}
 
@@ -101,7 +105,10 @@ def compose(config_dir: Path, words: Sequence[str]) -> DictConfig:
     """Hydra's configuration with its `hydra` node. Raises `UserError` for a word that does not fit."""
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         try:
-            return hydra.compose("train", list(words), return_hydra_config=True)
+            config = hydra.compose("train", list(words), return_hydra_config=True)
+            choices = [word for word in words if (config_dir / word.partition("=")[0]).is_dir()]
+            _check_types(config, hydra.compose("train", choices))
+            return config
         except MissingConfigException as error:
             group, _, name = (error.missing_cfg_file or "").rpartition("/")
             known = list(error.options or [])
@@ -111,10 +118,25 @@ def compose(config_dir: Path, words: Sequence[str]) -> DictConfig:
         except HydraException as error:
             problem = str(error).splitlines()[0].removesuffix(".")
             key = problem.split("'")[1] if "'" in problem else ""
-            known = cli.flatten(hydra.compose("train"))
-            if key and key not in known and key.split("/")[0] not in known[: len(known)]:
+            known = cli.flatten(OmegaConf.to_container(hydra.compose("train")))
+            if key and key not in known:
                 problem = f"{key!r} is unknown"
             raise UserError(f"{problem}{nearest(key, known)}; --help lists the options") from None
+
+
+def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> None:
+    """Compare each number of the configuration with the kind of number that is its default."""
+    for key in map(str, defaults):
+        if any(OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) for node in (config, defaults)):
+            continue
+        name, value, default = f"{prefix}{key}", config[key], defaults[key]
+        if isinstance(default, DictConfig) and isinstance(value, DictConfig):
+            _check_types(value, default, f"{name}.")
+        elif isinstance(default, bool) != isinstance(value, bool) or (
+            isinstance(default, int | float) and not isinstance(value, int if isinstance(default, int) else int | float)
+        ):
+            kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
+            raise UserError(f"{name}={value!r} should be {kind}")
 
 
 def _choices_for_this_machine(words: Sequence[str]) -> list[str]:

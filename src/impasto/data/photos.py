@@ -143,18 +143,21 @@ class PositionBatches:
     """Batches of positions `start` … `stop` - 1 of a run, `batch_size` for each of `world_size` ranks.
 
     N ranks with b each see what one rank with N·b sees. The last batch runs past `stop` to be whole.
+    The length counts the `taken` batches of an earlier part of the run, too: Lightning, resuming, counts on from them.
     """
 
-    def __init__(self, start: int, stop: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, start: int, stop: int, batch_size: int, *, rank: int = 0, world_size: int = 1, taken: int = 0
+    ) -> None:
         self.firsts = range(start, stop, batch_size * world_size)
-        self.offset, self.batch_size = rank * batch_size, batch_size
+        self.offset, self.batch_size, self.taken = rank * batch_size, batch_size, taken
 
     def __iter__(self) -> Iterator[list[int]]:
         for first in self.firsts:
             yield list(range(first + self.offset, first + self.offset + self.batch_size))
 
     def __len__(self) -> int:
-        return len(self.firsts)
+        return self.taken + len(self.firsts)
 
 
 def with_patch(crop: Tensor) -> Tensor:
