@@ -90,6 +90,10 @@ def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, smal
     save_network(tmp_path / "shipped" / "night.safetensors", small_net, {})
     assert find_checkpoint("mine").parent.name == "2026-01-02"
     assert find_checkpoint("night") == tmp_path / "shipped" / "night.safetensors"
-    assert find_checkpoint("some/file.safetensors").name == "file.safetensors"
+    assert find_checkpoint("runs/mine/2026-01-01/mine.safetensors").parent.name == "2026-01-01"
+    (tmp_path / "mine").mkdir()  # a folder of pictures, perhaps
+    assert find_checkpoint("mine").parent.name == "2026-01-02"
+    with pytest.raises(UserError, match="no checkpoint 'some/file.safetensors'"):
+        find_checkpoint("some/file.safetensors")
     with pytest.raises(UserError, match=r"did you mean 'night'\?; known here: mine, night"):
         find_checkpoint("nigth")

@@ -63,6 +63,11 @@ def test_default_names_lie_beside_the_input(tmp_path):
     assert default_output(tmp_path, "night") == tmp_path.parent / f"{tmp_path.name}_night"
 
 
+def test_a_slash_makes_the_output_a_folder(stylizer, photos, tmp_path):
+    stylize(stylizer, photos / "a.jpg", f"{tmp_path}/new/")
+    assert read_image(tmp_path / "new" / "a.jpg").size == (80, 72)
+
+
 def test_the_input_is_never_written_over(stylizer, photos):
     before = (photos / "a.jpg").read_bytes()
     for source, output in ((photos / "a.jpg", photos / "a.jpg"), (photos / "a.jpg", photos), (photos, photos)):

@@ -71,6 +71,7 @@ def test_the_loss_falls_and_every_term_is_logged(great_wave):
     tags = events(run_dir).Tags()
     assert expected <= set(tags["scalars"])
     assert {"val/pictures", "style"} <= set(tags["images"])
+    assert "64 of 64 images, val/total" in great_wave[1].stdout
     total = losses(run_dir)
     assert max(total) == 64
     assert min(total.values()) < 0.7 * total[min(total)]
@@ -195,6 +196,8 @@ def test_two_processes_train_as_one(run, tmp_path, photos, launcher):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "photos", "two"]
     assert len(list((tmp_path / "two").glob("events.out.tfevents.*"))) == 1
     assert {path.name for path in (tmp_path / "two" / "checkpoints").iterdir()} == {"000000012.ckpt"}
+    norms = [losses(tmp_path / name, "train/gradient_norm") for name in ("one", "two")]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)  # averaged, not summed: Adam alone would not tell
     nets = [load_network(tmp_path / name / "great_wave.safetensors") for name in ("one", "two")]
     assert nets[0][1]["images_seen"] == nets[1][1]["images_seen"] == 12
     for name, weight in nets[0][0].state_dict().items():

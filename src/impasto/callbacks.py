@@ -1,5 +1,7 @@
 """What a run shows while it goes: pictures and images per second."""
 
+import logging
+from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,6 +15,9 @@ from torchvision.utils import make_grid
 
 from impasto.data.photos import ValidationPhotos
 from impasto.image import save_image, to_image, to_tensor
+
+
+log = logging.getLogger("impasto")
 
 
 class StylizedPictures(pl.Callback):
@@ -59,6 +64,22 @@ class TrainingProgress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"  # one pass over positions, whatever Lightning calls an epoch
+
+
+class ProgressLines(pl.Callback):
+    """A line at every validation, for logs, where a bar that moves cannot be seen."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Start the clock."""
+        self._start = (perf_counter(), pl_module.images_seen)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Images, validation loss, time left."""
+        start, images = self._start
+        each = (perf_counter() - start) / max(1, pl_module.images_seen - images)
+        left = timedelta(seconds=round(each * max(0, pl_module.images - pl_module.images_seen)))
+        total = float(trainer.callback_metrics["val/total"])
+        log.info("%d of %d images, val/total %.3g, %s left", pl_module.images_seen, pl_module.images, total, left)
 
 
 class Throughput(pl.Callback):

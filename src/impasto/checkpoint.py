@@ -91,13 +91,15 @@ def build_network(architecture: Any, tensors: Mapping[str, Tensor], shown: str) 
 
 def find_checkpoint(ckpt: str) -> Path:
     """What `ckpt=` means: a file, a style that ships with the package, or the newest run of that style in `runs`."""
-    if Path(ckpt).suffix or os.sep in ckpt or Path(ckpt).exists():
+    if Path(ckpt).is_file():
         return Path(ckpt)
     shipped = STYLES / f"{ckpt}.safetensors"
     if shipped.is_file():
         return shipped
     if trained := sorted(Path("runs", ckpt).glob(f"*/{ckpt}.safetensors")):
         return trained[-1]
+    if Path(ckpt).suffix or os.sep in ckpt:
+        raise UserError(f"there is no checkpoint {ckpt!r}")
     known = sorted({file.stem for file in (*STYLES.glob("*.safetensors"), *Path("runs").glob("*/*/*.safetensors"))})
     raise UserError(
         f"there is no style {ckpt!r}{nearest(ckpt, known)}; "

@@ -41,7 +41,7 @@ def parse(words: Sequence[str], options: type[Options]) -> Options:
 
     Raises `UserError` for an unknown key, a value of another type or a missing one.
     """
-    from omegaconf import MISSING, OmegaConf, ValidationError
+    from omegaconf import OmegaConf, ValidationError
 
     config = OmegaConf.structured(options)
     known = list(config)
@@ -54,7 +54,6 @@ def parse(words: Sequence[str], options: type[Options]) -> Options:
         except ValidationError as error:
             raise UserError(f"{word!r} does not do: {str(error).splitlines()[0]}") from None
     if missing := [key for key in known if OmegaConf.is_missing(config, key)]:
-        assert MISSING == "???"
         raise UserError(f"{missing[0]}=… is missing; --help shows examples")
     return OmegaConf.to_object(config)  # type: ignore[return-value]  # typed as Any container
 

@@ -105,11 +105,14 @@ def default_output(source: Path, style: str) -> Path:
     return source.with_name(f"{source.stem}_{style}{suffix}")
 
 
-def stylize(stylizer: Stylizer, source: Path, output: Path | None, size: int | None = None) -> None:
-    """Stylize an image or a folder. Raises `UserError` for bad input, and never writes over the input."""
+def stylize(stylizer: Stylizer, source: Path, output: str | os.PathLike[str] | None, size: int | None = None) -> None:
+    """Stylize an image or a folder; an `output` that ends with a slash, or is there as one, is a folder.
+
+    Never writes over the input. Raises `UserError` for bad input.
+    """
     if not source.exists():
         raise UserError(f"there is no image or folder {str(source)!r}")
-    target = output or default_output(source, stylizer.name)
+    target = default_output(source, stylizer.name) if output is None else Path(output)
     if source.is_dir():
         if target.is_file():
             raise UserError(f"the input is a folder, so output={str(target)!r} must be a folder, not a file")
@@ -117,7 +120,7 @@ def stylize(stylizer: Stylizer, source: Path, output: Path | None, size: int | N
             raise UserError(f"output={str(target)!r} is the input folder: its images would be written over")
         stylizer.stylize_folder(source, target, size)
         return
-    if target.is_dir() or str(output or "").endswith(os.sep):
+    if target.is_dir() or (output is not None and os.fspath(output).endswith("/")):  # which Path() drops
         target = folder_output(source, source.parent, target)
     if target.exists() and target.samefile(source):
         raise UserError(f"output={str(target)!r} is the input: it would be written over")

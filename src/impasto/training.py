@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from impasto.assets import provenance
-from impasto.callbacks import StyleTarget, StylizedPictures, Throughput, TrainingProgress
+from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
 from impasto.checkpoint import load_training_checkpoint, save_network
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
@@ -144,7 +144,7 @@ def _trainer(
         StylizedPictures(data.validation, max(data.image_size, 256), run_dir),
         StyleTarget(painting),
         Throughput(),
-        TrainingProgress(),
+        TrainingProgress() if sys.stdout.isatty() else ProgressLines(),
         # saves last, so that it holds what the others did; three, so that a damaged one costs little
         ModelCheckpoint(
             run_dir / "checkpoints",
@@ -175,7 +175,9 @@ def _trainer(
             log_every_n_steps=options["log_every"],
             use_distributed_sampler=False,  # the data module shares out positions itself
             enable_model_summary=False,
-            logger=TensorBoardLogger(run_dir, name="", version=""),
+            enable_progress_bar=sys.stdout.isatty(),
+            # what a killed run logged after its checkpoint is logged anew
+            logger=TensorBoardLogger(run_dir, name="", version="", purge_step=images_seen + 1 if images_seen else None),
             callbacks=callbacks,
         )
     except (MisconfigurationException, ValueError) as error:

@@ -46,11 +46,7 @@ def stylize(words: list[str]) -> None:
     if not Path(options.input).exists():
         raise UserError(f"there is no image or folder {options.input!r}")
     network = stylizer.Stylizer.load(options.ckpt, options.device)
-    # Path() drops a trailing slash, which says that the output is a folder
-    output = Path(options.output) if options.output is not None else None
-    if output is not None and options.output is not None and options.output.endswith("/"):
-        output.mkdir(parents=True, exist_ok=True)
-    stylizer.stylize(network, Path(options.input), output, options.size)
+    stylizer.stylize(network, Path(options.input), options.output, options.size)
 
 
 def main() -> None:
