@@ -16,7 +16,6 @@ from torchvision.utils import make_grid
 from impasto.data.photos import ValidationPhotos
 from impasto.image import save_image, to_image, to_tensor
 
-
 log = logging.getLogger("impasto")
 
 

@@ -1,0 +1,76 @@
+import pytest
+from omegaconf import OmegaConf
+
+from impasto.commands import train
+from impasto.losses.perceptual import LossWeights
+from impasto.models.transformer_net import TransformerNet
+from impasto.models.vgg import LAYERS, VGG19Features
+from impasto.module import Schedule
+
+from .conftest import ROOT
+
+CONFIGS = ROOT / "configs"
+GROUPS = [f"{path.parent.name}={path.stem}" for path in sorted(CONFIGS.glob("*/*.yaml"))]
+GIVEN = {"style=custom": ["style.image=a.jpg"], "data=folder": ["data.root=photos"], "vgg=file": ["vgg.path=vgg.pth"]}
+
+
+@pytest.fixture(autouse=True)
+def _resolvers(monkeypatch):
+    monkeypatch.setattr(train.cli, "run", lambda *_: None)
+    train.main(CONFIGS)  # registers them
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_every_choice_resolves_into_objects(choice):
+    words = [choice, *GIVEN.get(choice, [])]
+    if not choice.startswith("style="):
+        words.append("style=starry_night")
+    config = train._plain(train.compose(CONFIGS, words))
+    assert set(config) == {
+        *("seed", "resume", "style", "data", "model", "vgg", "loss", "schedule", "checkpoint", "validation", "trainer")
+    }
+    TransformerNet(**config["model"])
+    LossWeights(**config["loss"]["weights"])
+    Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
+    assert {*config["loss"]["style_layers"], *config["loss"]["content_layers"]} <= set(LAYERS)
+    if config["vgg"]["source"] == "oxford":
+        VGG19Features(["relu1_1"], **config["vgg"])
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_files_are_short_and_say_what_they_are(choice):
+    lines = (CONFIGS / f"{choice.replace('=', '/')}.yaml").read_text().splitlines()
+    assert len(lines) <= 15
+    assert any(line.startswith("# ") and not line.startswith("# @") for line in lines[:2])
+
+
+def test_a_schedules_sizes_give_way_to_the_users():
+    config = train._plain(
+        train.compose(CONFIGS, ["style=starry_night", "schedule=full", "data.image_size=128", "style.image_size=300"])
+    )
+    assert (config["data"]["image_size"], config["style"]["image_size"], config["data"]["batch_size"]) == (128, 300, 4)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("my.jpg", "my"), ("a b/My painting (1), ü=x.png", "My_painting_1_ü_x"), ("'.png", "style")],
+)
+def test_a_painting_names_its_style(path, name):
+    words = [train.cli.literal(f"style.image={path}", train.LITERAL)]
+    config = train.compose(CONFIGS, words)
+    assert config.style.image == path
+    assert config.style.name == name
+    assert config.hydra.run.dir.startswith(f"runs/{name}/")
+
+
+def test_the_default_run_folder_is_the_one_to_go_on_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for when, saved in (("2026-01-01", True), ("2026-01-02", True), ("2026-01-03", False)):
+        (tmp_path / "runs" / "night" / when / "checkpoints").mkdir(parents=True)
+        if saved:
+            (tmp_path / "runs" / "night" / when / "checkpoints" / "000000008.ckpt").touch()
+    assert train._run_dir("night", "true") == "runs/night/2026-01-02"
+    ckpt = "runs/night/2026-01-01/checkpoints/000000008.ckpt"
+    assert train._run_dir("night", ckpt) == train._run_dir("night", "runs/night/2026-01-01") == "runs/night/2026-01-01"
+    assert train._run_dir("night", "false") not in {f"runs/night/2026-01-0{day}" for day in (1, 2, 3)}
+    assert OmegaConf.has_resolver("run_dir")
