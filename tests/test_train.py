@@ -271,3 +271,47 @@ def test_a_gpu_trains_with_the_defaults(tmp_path):
     assert result.returncode == 0, result.stderr
     total = losses(tmp_path / "run")
     assert min(total.values()) < total[min(total)]
+
+
+def test_a_second_run_does_not_overwrite_the_first(great_wave, run):
+    run_dir, _ = great_wave
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    result = run("train.py", "style=great_wave", "schedule.images=64", f"hydra.run.dir={run_dir}")
+    assert result.returncode == 1
+    assert "holds a run: resume=true goes on with it" in result.stderr
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["style=great_wave", "model.width=16"], "was trained with architecture width=32, not 16"),
+        (["style=starry_night", "style.name=great_wave"], "was trained with style artist=Katsushika Hokusai"),
+    ],
+)
+def test_another_network_or_painting_cannot_go_on(great_wave, run, words, line):
+    result = run("train.py", *words, f"resume={great_wave[0]}/checkpoints/000000064.ckpt", "schedule.images=96")
+    assert result.returncode == 1
+    assert line in result.stderr
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, photos):
+    words = ["style=poppies", "data=folder", f"data.root={photos}", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words, "schedule.images=100000", "trainer.compile=false"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list((tmp_path / "run").glob("events*")):
+        time.sleep(0.05)
+    time.sleep(2)  # well into training
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"go on with resume={tmp_path / 'run'}" in stderr
+    assert "Traceback" not in stderr
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert load_training_checkpoint(saved)["images_seen"] == int(saved.stem)

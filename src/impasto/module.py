@@ -70,6 +70,11 @@ class StyleTransferModule(pl.LightningModule):
         self.bad_steps: Tensor | int = 0
         self.validated_at = -1  # images seen
 
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The network's name and arguments."""
+        return {"name": type(self.net).__name__, **self.net.arguments}
+
     def forward(self, content: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """The stylized batch."""
         stylized: Tensor = self.net(content)
@@ -130,8 +135,7 @@ class StyleTransferModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what resuming and exporting need, as plain data."""
-        architecture = {"name": type(self.net).__name__, **self.net.arguments}
-        checkpoint["impasto"] = {**self.record, "architecture": architecture, "images_seen": self.images_seen}
+        checkpoint["impasto"] = {**self.record, "architecture": self.architecture, "images_seen": self.images_seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting where the checkpoint stands."""

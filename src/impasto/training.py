@@ -1,9 +1,7 @@
 """Configuration → objects → `fit` → the inference file."""
 
 import logging
-import os
 import shlex
-import shutil
 import sys
 import warnings
 from importlib.metadata import version
@@ -15,7 +13,7 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -28,13 +26,12 @@ from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.image import read_image, to_tensor
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
+from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features, smallest_input
 from impasto.module import Schedule, StyleTransferModule
 
 log = logging.getLogger("impasto")
-
-COMPILE_FROM = 20_000  # images: below, a cold compilation (85 s on two cores) costs more than it saves
 
 
 def train(config: dict[str, Any], run_dir: Path) -> Path:
@@ -52,13 +49,15 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         raise UserError(f"style.name={name!r} should do as a file name")
     resumed = _resumed(config["resume"], run_dir)
     module, painting = _module(config)
+    if resumed:
+        _check_same_network(resumed, module)
     data = ContentDataModule(**config["data"], seed=config["seed"])
     if data.image_size < (smallest := smallest_input(module.loss.vgg.layers)):
         raise UserError(f"data.image_size={data.image_size} is too small for VGG19: it takes {smallest} px")
     module.record["content"] = {"name": data.name, "photos": len(data.training)}
     images_seen = resumed[1]["images_seen"] if resumed else 0
     trainer = _trainer(config, run_dir, data, painting, images_seen, resumed[1]["step"] if resumed else 0)
-    compiled = _compiled(config["trainer"]["compile"], module.images - images_seen)
+    compiled = worth_compiling(config["trainer"]["compile"], module.images - images_seen)
     _start_folder(config, run_dir)
 
     if resumed:
@@ -79,14 +78,18 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     return exported
 
 
-def rank() -> int:
-    """This process among all of the run's, also before Lightning has set them up."""
-    return int(getattr(rank_zero_only, "rank", 0))
+class WholeCheckpoints(TorchCheckpointIO):
+    """Training checkpoints, whole or not at all, also on a full disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write `checkpoint` to `path`. Raises `UserError` when it cannot be written."""
+        with whole_file(path) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """Training checkpoints of a run, newest first: their names are the images seen."""
-    return sorted((run_dir / "checkpoints").glob("*.ckpt"), key=lambda path: path.name, reverse=True)
+    return sorted((run_dir / "checkpoints").glob("[0-9]*.ckpt"), key=lambda path: path.name, reverse=True)
 
 
 def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
@@ -131,12 +134,9 @@ def _trainer(
     step: int,
 ) -> pl.Trainer:
     options = config["trainer"]
-    if options["accelerator"] in ("gpu", "cuda") and not (
-        torch.cuda.is_available() or torch.backends.mps.is_available()
-    ):
-        raise UserError("a GPU was asked for, but torch sees none on this machine: trainer=auto takes what there is")
-    devices, nodes, plugin = _placement(options)
-    world_size = (devices if isinstance(devices, int) else _count_devices(options["accelerator"])) * nodes
+    check_accelerator(options["accelerator"])
+    devices, nodes, environment = placement(options)
+    world_size = count_devices(devices, options["accelerator"]) * nodes
     batch = data.batch_size * world_size
     remaining = max(0, -(-(config["schedule"]["images"] - images_seen) // batch))
     validate_every = min(max(1, config["validation"]["every"] // batch), max(1, remaining))
@@ -165,8 +165,8 @@ def _trainer(
             devices=devices,
             num_nodes=nodes,
             strategy=DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False) if ddp else options["strategy"],
-            plugins=plugin,
-            precision=_precision(options),
+            plugins=[WholeCheckpoints(), *([environment] if environment else [])],
+            precision=choose_precision(options),
             max_epochs=-1,
             max_steps=step + remaining,
             val_check_interval=validate_every,
@@ -184,46 +184,6 @@ def _trainer(
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
 
 
-def _placement(options: dict[str, Any]) -> tuple[Any, int, Any]:
-    """Devices per node, nodes and cluster plugin: as configured, or as torchrun or srun started us."""
-    if TorchElasticEnvironment.detect():
-        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"]), None
-    if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
-        plugin = SLURMEnvironment(auto_requeue=False)
-        return int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ["SLURM_NNODES"]), plugin
-    return options["devices"], options["num_nodes"], None
-
-
-def _count_devices(accelerator: str) -> int:
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.cuda.device_count() if on_gpu else 1
-
-
-def _precision(options: dict[str, Any]) -> Any:
-    """bf16 where the hardware multiplies it, which halves the time; elsewhere its emulation would be slower."""
-    if options["precision"] != "auto":
-        return options["precision"]
-    if options["accelerator"] != "cpu" and torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    precision = "bf16-mixed" if fast else "32-true"
-    log.info("Precision: %s", precision)
-    return precision
-
-
-def _compiled(choice: str | bool, images: int) -> bool:
-    """Whether to compile network and loss: where asked, or where the run is long and a compiler is there."""
-    if choice not in ("auto", True, False):
-        raise UserError(f"trainer.compile is auto, true or false, not {choice!r}")
-    if choice != "auto":
-        return bool(choice)
-    possible = torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
-    if images >= COMPILE_FROM and not possible:
-        log.warning("there is no C++ compiler: training runs uncompiled")
-    return images >= COMPILE_FROM and possible
-
-
 def _fit(
     trainer: pl.Trainer,
     module: StyleTransferModule,
@@ -235,9 +195,7 @@ def _fit(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if module.validated_at != module.images_seen:
             trainer.validate(module, datamodule=data, verbose=False)
-        last = run_dir / "checkpoints" / f"{module.images_seen:09d}.ckpt"
-        if not last.exists():
-            trainer.save_checkpoint(last)
+        trainer.save_checkpoint(run_dir / "checkpoints" / f"{module.images_seen:09d}.ckpt")
     except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit, after a last checkpoint
         log.warning("stopped at %d images; go on with resume=%s", module.images_seen, shlex.quote(str(run_dir)))
         sys.exit(130)
@@ -254,6 +212,8 @@ def _resumed(resume: str | bool, run_dir: Path) -> tuple[Path, dict[str, Any]] |
     """The checkpoint to go on from and what it holds: the newest whole one of the run, or the one named."""
     choice = str(resume)
     if choice.lower() == "false":
+        if checkpoints(run_dir):
+            raise UserError(f"{str(run_dir)!r} holds a run: resume=true goes on with it, or name another folder")
         return None
     if choice.lower() != "true" and not Path(choice).exists():
         raise UserError(f"resume={choice}: there is no such checkpoint or run folder")
@@ -268,6 +228,14 @@ def _resumed(resume: str | bool, run_dir: Path) -> tuple[Path, dict[str, Any]] |
         raise UserError(f"resume={choice}: there is no checkpoint in that folder")
     log.info("Nothing to go on from in %s: starting", run_dir)
     return None
+
+
+def _check_same_network(resumed: tuple[Path, dict[str, Any]], module: StyleTransferModule) -> None:
+    path, content = resumed
+    for key, now in (("architecture", module.architecture), ("style", module.record["style"])):
+        if changed := sorted(name for name in now if content[key].get(name) != now[name]):
+            before, after = content[key].get(changed[0]), now[changed[0]]
+            raise UserError(f"{str(path)!r} was trained with {key} {changed[0]}={before}, not {after}: it cannot go on")
 
 
 @rank_zero_only

@@ -168,7 +168,7 @@ def _choices_for_this_machine(words: Sequence[str]) -> list[str]:
 
 
 def _say(line: str) -> None:
-    from impasto.training import rank
+    from impasto.machine import rank
 
     if rank() == 0:
         print(line, flush=True)

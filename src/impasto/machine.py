@@ -1,0 +1,72 @@
+"""What this machine, or cluster, can do for a training run."""
+
+import logging
+import os
+import shutil
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from impasto.errors import UserError
+
+log = logging.getLogger("impasto")
+
+COMPILE_FROM = 20_000  # images: below, a cold compilation (85 s on two cores) costs more than it saves
+
+
+def rank() -> int:
+    """This process among all of the run's, also before Lightning has set them up."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
+def placement(options: dict[str, Any]) -> tuple[Any, int, Any]:
+    """Devices per node, nodes and cluster plugin: as configured, or as torchrun or srun started us."""
+    if TorchElasticEnvironment.detect():
+        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"]), None
+    if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
+        plugin = SLURMEnvironment(auto_requeue=False)
+        return int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ["SLURM_NNODES"]), plugin
+    return options["devices"], options["num_nodes"], None
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Raise `UserError` where a GPU is asked for and absent."""
+    if accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise UserError("a GPU was asked for, but torch sees none on this machine: trainer=auto takes what there is")
+
+
+def count_devices(devices: Any, accelerator: str) -> int:
+    """Processes on this node that Lightning will make of `devices`: a number, a list of GPUs, `auto` or -1."""
+    if isinstance(devices, list):
+        return len(devices)
+    if isinstance(devices, int) and devices > 0:
+        return devices
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.cuda.device_count() if on_gpu else 1
+
+
+def choose_precision(options: dict[str, Any]) -> Any:
+    """bf16 where the hardware multiplies it, which halves the time; elsewhere its emulation would be slower."""
+    if options["precision"] != "auto":
+        return options["precision"]
+    if options["accelerator"] != "cpu" and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    precision = "bf16-mixed" if fast else "32-true"
+    log.info("Precision: %s", precision)
+    return precision
+
+
+def worth_compiling(choice: str | bool, images: int) -> bool:
+    """Whether to compile network and loss: where asked, or where the run is long and a compiler is there."""
+    if choice not in ("auto", True, False):
+        raise UserError(f"trainer.compile is auto, true or false, not {choice!r}")
+    if choice != "auto":
+        return bool(choice)
+    possible = torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
+    if images >= COMPILE_FROM and not possible:
+        log.warning("there is no C++ compiler: training runs uncompiled")
+    return images >= COMPILE_FROM and possible
