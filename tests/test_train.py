@@ -220,6 +220,7 @@ BAD = [
     (["style=starry_night", "data.image_size=12"], "data.image_size=12 is too small for VGG19: it takes 16 px"),
     (["style=starry_night", "data.image_size=big"], "data.image_size='big' should be a whole number"),
     (["style=starry_night", "data=folder"], "data.root=… is missing: say data.root=DIR"),
+    (["style=starry_night", "data=coco"], "python scripts/fetch_coco.py fetches it"),
     (["style=starry_night", "data=folder", "data.root=/nowhere"], "there is no folder '/nowhere'"),
     (["style=starry_night", "resume=/nowhere.ckpt"], "resume=/nowhere.ckpt: there is no such checkpoint"),
     (["style=starry_night", "schedule.images=0"], "schedule.images=0 should be at least 1"),

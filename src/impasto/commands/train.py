@@ -146,6 +146,8 @@ def _choices_for_this_machine(words: Sequence[str]) -> list[str]:
     from impasto.data.content import prepared_coco
 
     given = {word.partition("=")[0] for word in words}
+    if "data=coco" in words and "data.root" not in given and not prepared_coco():
+        raise UserError("COCO is not in data/coco: python scripts/fetch_coco.py fetches it; data.root= says where else")
     chosen = []
     if "data" not in given:
         if "data.root" in given:
