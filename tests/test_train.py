@@ -142,17 +142,19 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(run, tmp_path, ph
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while not list((cut / "checkpoints").glob("*.ckpt")) and process.poll() is None:
+    while not list((cut / "checkpoints").glob("0*.ckpt")) and process.poll() is None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for path in sorted((cut / "checkpoints").glob("*.ckpt"))[1:]:
+    for path in sorted((cut / "checkpoints").glob("0*.ckpt"))[1:]:
         path.unlink()  # however fast it was: go on from the first
     (cut / "checkpoints" / "000000023.ckpt").write_bytes(b"half a checkpoint")
+    (cut / "checkpoints" / ".killed.ckpt").write_bytes(b"half a checkpoint")
     result = run("train.py", *words, f"hydra.run.dir={cut}", "resume=true")
     assert result.returncode == 0, result.stderr
     assert "passed over: '" in result.stderr
     assert "8 of 24 images seen" in result.stdout
+    assert not (cut / "checkpoints" / ".killed.ckpt").exists()
     expected, resumed = losses(whole), losses(cut)
     assert max(resumed) == max(expected) == 24
     assert {images: resumed[images] for images in expected if images > 8} == {
@@ -219,6 +221,8 @@ BAD = [
     (["style=starry_night", "loss.style_layers.relu6_1=1"], "'loss.style_layers.relu6_1' is unknown; did you mean"),
     (["style=starry_night", "data.image_size=12"], "data.image_size=12 is too small for VGG19: it takes 16 px"),
     (["style=starry_night", "data.image_size=big"], "data.image_size='big' should be a whole number"),
+    (["style=starry_night", "schedule.learning_rate=fast"], "schedule.learning_rate='fast' should be a number"),
+    (["style=starry_night", "data.trusted=3"], "data.trusted=3 should be true or false"),
     (["style=starry_night", "data=folder"], "data.root=… is missing: say data.root=DIR"),
     (["style=starry_night", "data=coco"], "python scripts/fetch_coco.py fetches it"),
     (["style=starry_night", "data=folder", "data.root=/nowhere"], "there is no folder '/nowhere'"),
@@ -305,7 +309,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, photos):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not list((tmp_path / "run").glob("events*")):
+    while not list((tmp_path / "run").glob("events*")) and process.poll() is None:
         time.sleep(0.05)
     time.sleep(2)  # well into training
     process.send_signal(signal.SIGINT)

@@ -1,5 +1,6 @@
 """Configuration → objects → `fit` → the inference file."""
 
+import io
 import logging
 import shlex
 import sys
@@ -83,8 +84,10 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`. Raises `UserError` when it cannot be written."""
+        content = io.BytesIO()  # torch's own writer turns a full disk into an error that names no cause
+        torch.save(checkpoint, content)
         with whole_file(path) as temporary:
-            torch.save(checkpoint, temporary)
+            temporary.write_bytes(content.getbuffer())
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -172,7 +175,7 @@ def _trainer(
             val_check_interval=validate_every,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            log_every_n_steps=options["log_every"],
+            log_every_n_steps=min(options["log_every"], max(1, remaining)),
             use_distributed_sampler=False,  # the data module shares out positions itself
             enable_model_summary=False,
             enable_progress_bar=sys.stdout.isatty(),
@@ -242,6 +245,8 @@ def _check_same_network(resumed: tuple[Path, dict[str, Any]], module: StyleTrans
 def _start_folder(config: dict[str, Any], run_dir: Path) -> None:
     with whole_file(run_dir / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    for left_over in (run_dir / "checkpoints").glob(".*.ckpt"):  # by a run killed while it wrote
+        left_over.unlink()
     log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, shlex.quote(str(run_dir.parent.parent)))
 
 

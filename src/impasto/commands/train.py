@@ -53,6 +53,13 @@ EXAMPLES = {
     "vgg.path": "vgg.path=FILE",
 }
 
+# kind of a default → kinds that may replace it, and their name
+NUMBERS = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((float, int), "a number"),
+}
+
 
 def main(config_dir: Path) -> None:
     """Run training on the command line, with the configuration in `config_dir`."""
@@ -132,11 +139,9 @@ def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> 
         name, value, default = f"{prefix}{key}", config[key], defaults[key]
         if isinstance(default, DictConfig) and isinstance(value, DictConfig):
             _check_types(value, default, f"{name}.")
-        elif isinstance(default, bool) != isinstance(value, bool) or (
-            isinstance(default, int | float) and not isinstance(value, int if isinstance(default, int) else int | float)
-        ):
-            kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
-            raise UserError(f"{name}={value!r} should be {kind}")
+        allowed, description = NUMBERS.get(type(default), ((type(value),), ""))
+        if type(value) not in allowed:
+            raise UserError(f"{name}={value!r} should be {description}")
 
 
 def _choices_for_this_machine(words: Sequence[str]) -> list[str]:
