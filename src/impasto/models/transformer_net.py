@@ -122,7 +122,7 @@ class TransformerNet(nn.Module):
         # in float32, as bfloat16 has only 128 steps between 0.5 and 1
         return (torch.tanh(features.float()) * 0.5 + 0.5)[..., :height, :width]
 
-    def _reflected(self, size: int, device: torch.device) -> Tensor:
+    def _reflected(self, size: int | torch.SymInt, device: torch.device) -> Tensor:
         """Indices that extend `size` pixels by reflection to what the strides divide.
 
         Differs from `F.pad(mode="reflect")`: reflects as often as it takes, so that one pixel will do.
