@@ -44,6 +44,8 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     if rank() != 0:
         log.setLevel(logging.ERROR)  # one process speaks
     _quieten_libraries()
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError(f"seed={config['seed']} should be in 0…{2**32 - 1}")
     pl.seed_everything(config["seed"], verbose=False)
     name = config["style"]["name"]
     if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
@@ -103,10 +105,10 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
     if style["image_size"] < 1:
         raise UserError(f"style.image_size={style['image_size']} should be at least 1 px")
     painting = read_image(style["image"], style["image_size"])
-    layers = [*(loss["style_layers"] or ()), *(loss["content_layers"] or ())]
-    vgg = VGG19Features(layers, **config["vgg"])
+    style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
+    vgg = VGG19Features([*style_layers, *content_layers], **config["vgg"])
     net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
-    perceptual = PerceptualLoss(vgg, to_tensor(painting), loss["style_layers"], loss["content_layers"])
+    perceptual = PerceptualLoss(vgg, to_tensor(painting), style_layers, content_layers)
     record = {
         "style": {**{key: style[key] for key in ("name", "image_size")}, **provenance(style["image"])},
         "loss": loss,
@@ -137,6 +139,9 @@ def _trainer(
     step: int,
 ) -> pl.Trainer:
     options = config["trainer"]
+    for key, least in (("log_every", 1), ("num_nodes", 1), ("gradient_clip", 0)):
+        if not options[key] >= least:
+            raise UserError(f"trainer.{key}={options[key]} should be at least {least}")
     check_accelerator(options["accelerator"])
     devices, nodes, environment = placement(options)
     world_size = count_devices(devices, options["accelerator"]) * nodes
@@ -183,7 +188,7 @@ def _trainer(
             logger=TensorBoardLogger(run_dir, name="", version="", purge_step=images_seen + 1 if images_seen else None),
             callbacks=callbacks,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
 
 

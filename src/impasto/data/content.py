@@ -49,6 +49,11 @@ class ContentDataModule(pl.LightningDataModule):
         for option, value in (("batch_size", batch_size), ("validation", validation)):
             if value < 1:
                 raise UserError(f"data.{option}={value} should be at least 1")
+        if workers is not None and workers < 0:
+            raise UserError(f"data.workers={workers} should be at least 0")
+        for option, share in (("colour", colour), ("patches", patches)):
+            if not 0 <= share <= 1:
+                raise UserError(f"data.{option}={share} should be in 0…1")
         if not 0 < min_scale <= 1:
             raise UserError(f"data.min_scale={min_scale} should be above 0 and at most 1")
         if image_size % 4:

@@ -85,6 +85,8 @@ def _weighted(terms: Iterable[Tensor], weights: Iterable[float]) -> Tensor:
 
 
 def _check_weights(option: str, weights: Mapping[str, float]) -> None:
+    if not weights:
+        raise UserError(f"{option} names nothing")
     for name, weight in weights.items():
         if not (isinstance(weight, int | float) and 0 <= weight < float("inf")):
             raise UserError(f"{option}.{name} is a number from 0 on, not {weight!r}")

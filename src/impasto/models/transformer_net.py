@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from impasto.errors import UserError
+
 
 class InstanceNorm2d(nn.Module):
     """y = weight * (x - mean) / sqrt(var + eps) + bias, mean and variance over each channel's pixels.
@@ -99,7 +101,7 @@ class TransformerNet(nn.Module):
     def __init__(self, width: int = 32, depth: int = 5) -> None:
         super().__init__()
         if width < 1 or depth < 0:
-            raise ValueError(f"width must be at least 1 and depth at least 0, not {width} and {depth}")
+            raise UserError(f"model.width={width} should be at least 1, model.depth={depth} at least 0")
         self.arguments = {"width": width, "depth": depth}
         self.encoder = nn.Sequential(
             ConvNorm(3, width, 9),
