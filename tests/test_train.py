@@ -316,12 +316,17 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, photos):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a test run in the background has inherited an ignored SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list((tmp_path / "run").glob("events*")) and process.poll() is None:
         time.sleep(0.05)
     time.sleep(2)  # well into training
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert f"go on with resume={tmp_path / 'run'}" in stderr
     assert "Traceback" not in stderr
