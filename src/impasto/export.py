@@ -43,13 +43,21 @@ def export_onnx(net: TransformerNet, metadata: Mapping[str, Any], output: Path) 
     except ModuleNotFoundError as error:
         raise UserError(f"format=onnx needs the package {error.name}: pip install 'impasto[onnx]'") from None
     net = net.eval().cpu()
-    dynamic = {2: torch.export.Dim("height", min=1, max=LARGEST), 3: torch.export.Dim("width", min=1, max=LARGEST)}
+    # the exporter's range starts at 4, where the padding's slices are never empty; the graph holds from 1 px on
+    dynamic = {2: torch.export.Dim("height", min=4, max=LARGEST), 3: torch.export.Dim("width", min=4, max=LARGEST)}
     with whole_file(output) as temporary:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's exporter, about itself
-            torch.onnx.export(
+            program = torch.export.export(
                 net,
                 (torch.rand(1, 3, 61, 70),),  # sizes that are unlike each other and everything else
+                dynamic_shapes={"content": dynamic},
+                # the solver of torch 2.11 cannot see that the padded size is never below the size
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+            torch.onnx.export(
+                program,
+                (),
                 temporary,
                 dynamo=True,
                 input_names=["content"],

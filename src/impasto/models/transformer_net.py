@@ -132,4 +132,5 @@ class TransformerNet(nn.Module):
         extended = torch.sym_max((size + self.multiple - 1) // self.multiple * self.multiple, self.minimum)
         there = torch.arange(size, device=device)
         wave = torch.cat([there, there[1:-1].flip(0)])
-        return wave.repeat(self.minimum)[:extended]
+        # indexed, not sliced: torch.export of torch 2.11 loses track of a slice's size
+        return wave.repeat(self.minimum)[torch.arange(extended, device=device)]
