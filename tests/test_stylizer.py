@@ -57,6 +57,14 @@ def test_damaged_files_are_named_and_skipped_all_damaged_is_an_error(stylizer, t
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.gif.png"]
 
 
+def test_an_output_that_cannot_be_written_ends_a_folder(stylizer, photos, tmp_path, caplog):
+    (tmp_path / "out" / "b.PNG").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*b.PNG"):
+        stylize(stylizer, photos, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.PNG"]
+    assert "skipped" not in caplog.text
+
+
 def test_default_names_lie_beside_the_input(tmp_path):
     assert default_output(tmp_path / "a b.heic", "night") == tmp_path / "a b_night.png"
     assert default_output(tmp_path / "a.JPG", "night") == tmp_path / "a_night.JPG"

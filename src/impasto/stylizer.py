@@ -65,14 +65,10 @@ class Stylizer:
                 f"{width}×{height} px takes more memory than {self.device} has: try size={max(image.size) // 2}"
             ) from None
 
-    def stylize_file(self, content: Path, output: Path, size: int | None = None) -> None:
-        """Stylize one image file. Raises `UserError`; the output is whole or not there."""
-        save_image(self(read_image(content), size), output)
-
     def stylize_folder(self, folder: Path, output: Path, size: int | None = None) -> None:
         """Stylize every image under a folder into the same places under `output`; damaged ones are named and skipped.
 
-        Raises `UserError` if there was none to stylize.
+        Raises `UserError` if there was none to stylize or an output cannot be written.
         """
         from rich.progress import track  # a folder's worth of work shows its progress; one image needs no bar
 
@@ -81,10 +77,12 @@ class Stylizer:
         contents = [path for path in contents if not path.resolve().is_relative_to(output.resolve())] or contents
         for content in track(contents, description=self.name, transient=True):
             try:
-                self.stylize_file(content, folder_output(content, folder, output), size)
+                stylized = self(read_image(content), size)
             except UserError as error:
                 failures.append(content)
                 log.warning("skipped: %s", error)
+            else:  # what cannot be written ends it: the next image would fare no better
+                save_image(stylized, folder_output(content, folder, output))
         if len(failures) == len(contents):
             raise UserError(f"none of the {len(contents)} images in {str(folder)!r} could be stylized")
         done = len(contents) - len(failures)
@@ -124,5 +122,5 @@ def stylize(stylizer: Stylizer, source: Path, output: str | os.PathLike[str] | N
         target = folder_output(source, source.parent, target)
     if target.exists() and target.samefile(source):
         raise UserError(f"output={str(target)!r} is the input: it would be written over")
-    stylizer.stylize_file(source, target, size)
+    save_image(stylizer(read_image(source), size), target)
     log.info("Wrote %s", target)
