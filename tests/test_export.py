@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -51,6 +52,6 @@ def test_a_graph_that_differs_is_not_kept(tmp_path, monkeypatch, small_net):
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch, small_net):
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install 'impasto\[onnx\]'"):
         export.export_onnx(small_net, {}, tmp_path / "net.onnx")
