@@ -218,22 +218,24 @@ def _fit(
 
 def _resumed(resume: str | bool, run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint to go on from and what it holds: the newest whole one of the run, or the one named."""
-    choice = str(resume)
-    if choice.lower() == "false":
+    choice = str(resume).lower()
+    if choice == "false":
         if checkpoints(run_dir):
             raise UserError(f"{str(run_dir)!r} holds a run: resume=true goes on with it, or name another folder")
         return None
-    if choice.lower() != "true" and not Path(choice).exists():
-        raise UserError(f"resume={choice}: there is no such checkpoint or run folder")
-    if choice.lower() != "true" and Path(choice).is_file():
-        return Path(choice), load_training_checkpoint(choice)
-    for path in checkpoints(run_dir if choice.lower() == "true" else Path(choice)):
+    named = choice != "true"
+    place = Path(str(resume)) if named else run_dir
+    if named and not place.exists():
+        raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
+    if place.is_file():
+        return place, load_training_checkpoint(place)
+    for path in checkpoints(place):
         try:
             return path, load_training_checkpoint(path)
         except UserError as error:
             log.warning("passed over: %s", error)
-    if choice.lower() != "true":
-        raise UserError(f"resume={choice}: there is no checkpoint in that folder")
+    if named:
+        raise UserError(f"resume={resume}: there is no checkpoint in that folder")
     log.info("Nothing to go on from in %s: starting", run_dir)
     return None
 

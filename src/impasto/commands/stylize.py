@@ -43,8 +43,6 @@ def stylize(words: list[str]) -> None:
         raise UserError(f"size={options.size} should be at least 1 px")
     from impasto import stylizer  # torch takes a second: mistakes above are answered at once
 
-    if not Path(options.input).exists():
-        raise UserError(f"there is no image or folder {options.input!r}")
     network = stylizer.Stylizer.load(options.ckpt, options.device)
     stylizer.stylize(network, Path(options.input), options.output, options.size)
 
