@@ -71,6 +71,15 @@ def test_total_variation_of_known_images():
     assert total_variation(torch.rand(1, 3, 1, 1)) == 0
 
 
+def test_gram_matrix_has_the_gradient_of_any_function_of_it(features):
+    features = features.clone().requires_grad_()
+    weights = torch.randn(features.shape[1], features.shape[1])  # not symmetric
+    flat = features.flatten(2)
+    (expected,) = torch.autograd.grad((flat @ flat.mT * weights).sum() / features[0].numel(), features)
+    (gradient,) = torch.autograd.grad((gram_matrix(features) * weights).sum(), features)
+    assert_close(gradient, expected)
+
+
 def test_gradients_are_finite_differences():
     image = torch.rand(1, 2, 4, 5, requires_grad=True)
     features = torch.randn(1, 3, 4, 4, requires_grad=True)

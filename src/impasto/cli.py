@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from impasto.assets import nearest
 from impasto.errors import UserError
+from impasto.memory import keep_freed_memory
 
 Options = TypeVar("Options")
 
@@ -19,6 +20,7 @@ def run(command: Callable[[list[str]], None], usage: str) -> None:
     A mistake of the user's becomes one line on stderr and exit status 1; Ctrl-C exits with 130.
     """
     _configure_logging()
+    keep_freed_memory()
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
         print(usage.strip())

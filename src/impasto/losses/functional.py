@@ -1,5 +1,7 @@
 """Loss terms as pure functions of features and images; every one is a mean, so sizes compare."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,14 +12,36 @@ def gram_matrix(features: Float[Tensor, "batch channels height width"]) -> Float
     """Correlations between feature channels: texture without layout.
 
     G[b,c,d] = sum_hw F[b,c,h,w] * F[b,d,h,w] / (C*H*W), per image, in float32 whatever the input's
-    dtype and autocast; features are scaled before the product, so that no partial sum grows large.
+    dtype and autocast.
 
     Source: Johnson et al. 2016 (arXiv:1603.08155), section 3.2.
     """
     with torch.autocast(features.device.type, enabled=False):
-        flat = features.flatten(2).float()
-        flat = flat * (flat.shape[1] * flat.shape[2]) ** -0.5
-        return flat @ flat.mT
+        gram: Tensor = _GramMatrix.apply(features)
+        return gram
+
+
+class _GramMatrix(torch.autograd.Function):
+    """dL/dF = F (dL/dG + dL/dG^T) / (C*H*W): one product where autograd makes two and adds them."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        rows = _rows(features).float()
+        return torch.baddbmm(rows.new_zeros(()), rows.mT, rows, beta=0, alpha=1 / features[0].numel())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (features,) = ctx.saved_tensors
+        symmetric = (gradients[0] + gradients[0].mT) / features[0].numel()
+        # in the features' dtype, to which the result is rounded anyway
+        rows = _rows(features) @ symmetric.to(features.dtype)
+        return rows.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
+
+
+def _rows(features: Tensor) -> Tensor:
+    """(batch, channels, height, width) → (batch, height * width, channels), without a copy where channels are last."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def style_reconstruction(

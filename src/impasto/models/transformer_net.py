@@ -5,6 +5,8 @@ Sources: Johnson et al. (arXiv:1603.08155) and its supplement (layers); Ulyanov 
 (nearest-neighbour upsampling + convolution).
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,6 +34,10 @@ class InstanceNorm2d(nn.Module):
         self, features: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Normalise each image's channels on their own."""
+        if features.device.type == "cpu" and not torch.compiler.is_compiling():
+            normalised: Tensor = _ImageByImage.apply(features, self.weight, self.bias, self.eps)
+            return normalised
+        # for compilers, which fuse it
         wide = features.float()
         variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
         scale = self.weight[:, None, None] * torch.rsqrt(variance + self.eps)
@@ -39,35 +45,129 @@ class InstanceNorm2d(nn.Module):
         return torch.addcmul(shift, wide, scale).to(features.dtype)
 
 
+class _ImageByImage(torch.autograd.Function):
+    """Instance norm as batch norm of one image at a time: torch's channels_last kernels, 5 to 10 times faster."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        images = torch.split(features, 1)
+        outputs, means, scales = zip(
+            *(torch.native_batch_norm(image, weight, bias, None, None, True, 0.0, eps) for image in images), strict=True
+        )
+        ctx.save_for_backward(features, weight, *means, *scales)
+        ctx.eps = eps
+        return torch.cat(outputs) if len(images) > 1 else outputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        features, weight, *statistics = ctx.saved_tensors
+        gradient, count = gradients[0].contiguous(memory_format=torch.channels_last), len(features)
+        parts = [
+            torch.ops.aten.native_batch_norm_backward(
+                part, image, weight, None, None, mean, scale, True, ctx.eps, [True, True, True]
+            )
+            for part, image, mean, scale in zip(
+                torch.split(gradient, 1), torch.split(features, 1), statistics[:count], statistics[count:], strict=True
+            )
+        ]
+        to_features, to_weight, to_bias = zip(*parts, strict=True)
+        return torch.cat(to_features), torch.stack(to_weight).sum(0), torch.stack(to_bias).sum(0), None
+
+
+class ReflectConv2d(nn.Conv2d):
+    """A convolution that keeps the size (at stride 1), its input extended by reflection."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride)
+        self.border = kernel_size // 2
+
+    def forward(
+        self, features: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels new_height new_width"]:
+        """Height and width are divided by `stride`."""
+        return F.conv2d(_reflected(features, self.border), self.weight, self.bias, self.stride)
+
+
+class UpsampleConv2d(ReflectConv2d):
+    """Nearest-neighbour upsampling by 2, then a reflection-padded 3×3 convolution: 4/9 of the products.
+
+    Each output pixel of a 2×2 block sees only 2×2 different input pixels, so its kernel is 2×2, with the sums of
+    what falls on one pixel. The first row above an upsampled image, reflected, equals its border.
+    Source: Aitken et al. 2017 (arXiv:1707.02937), section 3.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3)
+
+    def forward(
+        self, features: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels new_height new_width"]:
+        """Height and width are doubled."""
+        height, width = features.shape[2:]
+        kernels = torch.cat([_phase(_phase(self.weight, 2, row), 3, column) for row in (0, 1) for column in (0, 1)])
+        assert self.bias is not None
+        blocks = F.conv2d(_edged(features), kernels, self.bias.repeat(4))
+        blocks = blocks.permute(0, 2, 3, 1).reshape(-1, height + 1, width + 1, 2, 2, self.out_channels)
+        rows = [
+            torch.stack(
+                [blocks[:, row : row + height, column : column + width, row, column] for column in (0, 1)], dim=3
+            )
+            for row in (0, 1)
+        ]
+        return torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+class BlockConv2d(ReflectConv2d):
+    """A reflection-padded convolution to few channels, computed for blocks of 2×2 pixels at a time.
+
+    Vector units work on many output channels at once, and 3 use them badly: 12, with a kernel shifted for each
+    pixel of the block, take a third of the time though they are 1.2 times the products.
+    """
+
+    def forward(
+        self, features: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        """Height and width, both even, stay."""
+        kernels = torch.stack(
+            [F.pad(self.weight, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)], dim=1
+        ).flatten(0, 1)
+        assert self.bias is not None
+        blocks = F.conv2d(_reflected(features, self.border), kernels, self.bias.repeat_interleave(4), stride=2)
+        return F.pixel_shuffle(blocks, 2)
+
+
+def _reflected(features: Tensor, border: int) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):  # which would pad in float32
+        return F.pad(features, (border, border, border, border), mode="reflect")
+
+
+def _edged(features: Tensor) -> Tensor:
+    """One pixel more on each side, as the one beside it; compiled, F.pad(mode="replicate") fails in torch 2.15."""
+    rows = torch.cat([features[:, :, :1], features, features[:, :, -1:]], dim=2)
+    return torch.cat([rows[..., :1], rows, rows[..., -1:]], dim=3)
+
+
+def _phase(kernel: Tensor, dim: int, phase: int) -> Tensor:
+    """What a kernel of 3 after nearest-neighbour upsampling amounts to, for even (0) and odd (1) outputs."""
+    first, second, third = kernel.unbind(dim)
+    return torch.stack([first, second + third] if phase == 0 else [first + second, third], dim)
+
+
 class ConvNorm(nn.Module):
     """[nearest-neighbour upsampling →] reflection-padded convolution → instance norm [→ ReLU]."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 3,
-        *,
-        stride: int = 1,
-        upsample: int = 1,
-        relu: bool = True,
-    ) -> None:
+    def __init__(self, conv: ReflectConv2d, *, relu: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, padding_mode="reflect"
-        )
-        self.norm = InstanceNorm2d(out_channels)
-        self.upsample = upsample
+        self.conv = conv
+        self.norm = InstanceNorm2d(conv.out_channels)
         self.relu = relu
 
     def forward(
         self, features: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch out_channels new_height new_width"]:
-        """Height and width are multiplied by `upsample` and divided by `stride`."""
-        if self.upsample > 1:
-            features = F.interpolate(features, scale_factor=float(self.upsample), mode="nearest")
+        """Height and width become those of the convolution."""
         features = self.norm(self.conv(features))
-        return F.relu(features) if self.relu else features
+        return F.relu_(features) if self.relu else features
 
 
 class ResidualBlock(nn.Module):
@@ -75,8 +175,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(channels, channels)
-        self.conv2 = ConvNorm(channels, channels, relu=False)
+        self.conv1 = ConvNorm(ReflectConv2d(channels, channels, 3))
+        self.conv2 = ConvNorm(ReflectConv2d(channels, channels, 3), relu=False)
 
     def forward(
         self, features: Float[Tensor, "batch channels height width"]
@@ -104,33 +204,37 @@ class TransformerNet(nn.Module):
             raise UserError(f"model.width={width} should be at least 1, model.depth={depth} at least 0")
         self.arguments = {"width": width, "depth": depth}
         self.encoder = nn.Sequential(
-            ConvNorm(3, width, 9),
-            ConvNorm(width, 2 * width, stride=2),
-            ConvNorm(2 * width, 4 * width, stride=2),
+            ConvNorm(ReflectConv2d(3, width, 9)),
+            ConvNorm(ReflectConv2d(width, 2 * width, 3, stride=2)),
+            ConvNorm(ReflectConv2d(2 * width, 4 * width, 3, stride=2)),
         )
         self.residual = nn.Sequential(*(ResidualBlock(4 * width) for _ in range(depth)))
         self.decoder = nn.Sequential(
-            ConvNorm(4 * width, 2 * width, upsample=2),
-            ConvNorm(2 * width, width, upsample=2),
-            nn.Conv2d(width, 3, 9, padding=4, padding_mode="reflect"),
+            ConvNorm(UpsampleConv2d(4 * width, 2 * width)),
+            ConvNorm(UpsampleConv2d(2 * width, width)),
+            BlockConv2d(width, 3, 9),
         )
 
     def forward(self, content: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """Stylize a batch; any height and width from 1 px on."""
         height, width = content.shape[-2:]
-        rows, columns = (self._reflected(size, content.device) for size in (height, width))
-        padded = content.index_select(2, rows).index_select(3, columns)
-        features = self.decoder(self.residual(self.encoder(padded)))
+        if torch.compiler.is_exporting() or self._extended(height) != height or self._extended(width) != width:
+            rows, columns = (self._reflection(size, content.device) for size in (height, width))
+            content = content.index_select(2, rows).index_select(3, columns)
+        features = self.decoder(self.residual(self.encoder(content)))
         # in float32, as bfloat16 has only 128 steps between 0.5 and 1
         return (torch.tanh(features.float()) * 0.5 + 0.5)[..., :height, :width]
 
-    def _reflected(self, size: int | torch.SymInt, device: torch.device) -> Tensor:
+    def _extended(self, size: int | torch.SymInt) -> int | torch.SymInt:
+        """The size that the strides divide and the reflections allow."""
+        return torch.sym_max((size + self.multiple - 1) // self.multiple * self.multiple, self.minimum)
+
+    def _reflection(self, size: int | torch.SymInt, device: torch.device) -> Tensor:
         """Indices that extend `size` pixels by reflection to what the strides divide.
 
         Differs from `F.pad(mode="reflect")`: reflects as often as it takes, so that one pixel will do.
         """
-        extended = torch.sym_max((size + self.multiple - 1) // self.multiple * self.multiple, self.minimum)
         there = torch.arange(size, device=device)
         wave = torch.cat([there, there[1:-1].flip(0)])
         # indexed, not sliced: torch.export of torch 2.11 loses track of a slice's size
-        return wave.repeat(self.minimum)[torch.arange(extended, device=device)]
+        return wave.repeat(self.minimum)[torch.arange(self._extended(size), device=device)]

@@ -76,6 +76,11 @@ class VGG19Features(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
+    def round_kernels(self, dtype: torch.dtype) -> None:
+        """Keep the kernels in the `dtype` of the autocast to come, which otherwise rounds them anew in every pass."""
+        for name in self.layers:
+            setattr(self, f"{name}_kernel", self.get_buffer(f"{name}_kernel").to(dtype))
+
     def forward(
         self, image: Float[Tensor, "batch 3 height width"], layers: Iterable[str]
     ) -> dict[str, Float[Tensor, "batch _ _ _"]]:
@@ -97,7 +102,7 @@ class VGG19Features(nn.Module):
             if name.endswith("_1") and name != "relu1_1":
                 hidden = self.pool(hidden, 2)
             kernel, bias = self.get_buffer(f"{name}_kernel"), self.get_buffer(f"{name}_bias")
-            hidden = F.relu(F.conv2d(hidden, kernel, bias, padding=1))
+            hidden = F.relu_(F.conv2d(hidden, kernel, bias, padding=1))
             if name in wanted:
                 features[name] = hidden
         return features
