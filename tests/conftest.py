@@ -14,9 +14,10 @@ from PIL import Image
 
 from impasto.assets import PHOTOS
 from impasto.checkpoint import save_network
-from impasto.image import read_image, to_tensor
+from impasto.image import read_image
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import LAYERS, VGG19Features
+from impasto.tensors import to_tensor
 
 ROOT = Path(__file__).parent.parent
 

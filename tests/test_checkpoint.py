@@ -6,8 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from impasto import checkpoint
-from impasto.checkpoint import find_checkpoint, load_network, load_training_checkpoint, save_network
+from impasto.checkpoint import load_network, load_training_checkpoint, save_network
 from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
 
@@ -80,20 +79,3 @@ def test_training_checkpoints_are_read_without_executing_them(tmp_path, capsys):
         with pytest.raises(UserError, match=name):
             load_training_checkpoint(tmp_path / name)
     assert "executed" not in capsys.readouterr().out
-
-
-def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, small_net):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint, "STYLES", tmp_path / "shipped")
-    for when in ("2026-01-01", "2026-01-02"):
-        save_network(tmp_path / "runs" / "mine" / when / "mine.safetensors", small_net, {})
-    save_network(tmp_path / "shipped" / "night.safetensors", small_net, {})
-    assert find_checkpoint("mine").parent.name == "2026-01-02"
-    assert find_checkpoint("night") == tmp_path / "shipped" / "night.safetensors"
-    assert find_checkpoint("runs/mine/2026-01-01/mine.safetensors").parent.name == "2026-01-01"
-    (tmp_path / "mine").mkdir()  # a folder of pictures, perhaps
-    assert find_checkpoint("mine").parent.name == "2026-01-02"
-    with pytest.raises(UserError, match="no checkpoint 'some/file.safetensors'"):
-        find_checkpoint("some/file.safetensors")
-    with pytest.raises(UserError, match=r"did you mean 'night'\?; known here: mine, night"):
-        find_checkpoint("nigth")

@@ -4,16 +4,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from impasto.engines.eager import choose_device
 from impasto.errors import UserError
-from impasto.image import read_image, to_tensor
-from impasto.stylizer import Stylizer, choose_device, default_output, stylize
+from impasto.image import read_image
+from impasto.stylizer import Stylizer, default_output, stylize
+from impasto.tensors import to_tensor
 
 from .conftest import noise_image
 
 
 @pytest.fixture
 def stylizer(network_file):
-    return Stylizer.load(str(network_file), device="cpu")
+    return Stylizer.load(str(network_file), device="cpu", precision="float32")
 
 
 SIZES = [(1, 1), (2, 3), (17, 1), (16, 16), (61, 33), (321, 179)]
@@ -103,7 +105,7 @@ def test_out_of_memory_names_a_size(stylizer, monkeypatch):
     def exhausted(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(stylizer, "net", exhausted)
+    monkeypatch.setattr(stylizer.engine, "net", exhausted)
     with pytest.raises(UserError, match="try size=50"):
         stylizer(noise_image(100, 80))
 
@@ -120,7 +122,7 @@ def test_an_absent_device_is_named():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_gpu_gives_the_same_picture(network_file):
     image = noise_image(67, 45)
-    cpu, gpu = (to_tensor(Stylizer.load(str(network_file), device)(image)) for device in ("cpu", "cuda"))
+    cpu, gpu = (to_tensor(Stylizer.load(str(network_file), device, "float32")(image)) for device in ("cpu", "cuda"))
     assert_close(gpu, cpu, rtol=0, atol=2 / 255)
 
 

@@ -10,9 +10,10 @@ from torchvision.models import vgg as torchvision_vgg
 
 from impasto.assets import PHOTOS
 from impasto.errors import UserError
-from impasto.image import read_image, to_tensor
+from impasto.image import read_image
 from impasto.models import vgg as vgg_module
 from impasto.models.vgg import LAYERS, PREPROCESSING, VGG19Features, smallest_input
+from impasto.tensors import to_tensor
 
 
 @pytest.fixture(scope="module")

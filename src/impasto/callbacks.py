@@ -14,7 +14,8 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from impasto.data.photos import ValidationPhotos
-from impasto.image import save_image, to_image, to_tensor
+from impasto.image import save_image, to_image
+from impasto.tensors import to_tensor
 
 log = logging.getLogger("impasto")
 
@@ -37,7 +38,7 @@ class StylizedPictures(pl.Callback):
         pairs = torch.stack([content, stylized], dim=1).flatten(0, 1)
         grid: Tensor = make_grid(pairs.cpu(), nrow=2, padding=4, pad_value=1.0)
         trainer.logger.experiment.add_image("val/pictures", grid, pl_module.images_seen)
-        save_image(to_image(grid[None]), self.folder / "preview.jpg")
+        save_image(to_image(grid[None].cpu().numpy()), self.folder / "preview.jpg")
 
 
 class StyleTarget(pl.Callback):

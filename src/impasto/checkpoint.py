@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from impasto.assets import STYLES, nearest
 from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.models.transformer_net import TransformerNet
@@ -87,21 +86,3 @@ def build_network(architecture: Any, tensors: Mapping[str, Tensor], shown: str) 
         reason = str(error).splitlines()[0]
         raise UserError(f"the weights in {shown} do not fit its architecture {architecture!r}: {reason}") from None
     return net.eval().requires_grad_(False)
-
-
-def find_checkpoint(ckpt: str) -> Path:
-    """What `ckpt=` means: a file, a style that ships with the package, or the newest run of that style in `runs`."""
-    if Path(ckpt).is_file():
-        return Path(ckpt)
-    shipped = STYLES / f"{ckpt}.safetensors"
-    if shipped.is_file():
-        return shipped
-    if trained := sorted(Path("runs", ckpt).glob(f"*/{ckpt}.safetensors")):
-        return trained[-1]
-    if Path(ckpt).suffix or os.sep in ckpt:
-        raise UserError(f"there is no checkpoint {ckpt!r}")
-    known = sorted({file.stem for file in (*STYLES.glob("*.safetensors"), *Path("runs").glob("*/*/*.safetensors"))})
-    raise UserError(
-        f"there is no style {ckpt!r}{nearest(ckpt, known)}; "
-        f"known here: {', '.join(known) or 'none yet'}; train one with python train.py style={ckpt}"
-    )

@@ -1,15 +1,23 @@
-"""A trained network for use elsewhere: inference file or ONNX, the latter compared with PyTorch before it is kept."""
+"""A trained network for use elsewhere: inference file, ONNX or machine code, compared with PyTorch."""
 
 import json
 import logging
+import os
+import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from impasto.checkpoint import build_network, load_network, load_training_checkpoint
+from impasto.engines import Engine
+from impasto.engines.compiled import SMALLEST, CompiledEngine, build_target
+from impasto.engines.eager import EagerEngine
+from impasto.engines.onnx import OnnxEngine
 from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.models.transformer_net import TransformerNet
@@ -18,6 +26,7 @@ log = logging.getLogger("impasto")
 
 PARITY_SIZES = ((256, 256), (384, 512), (181, 283))  # height, width (px), one odd
 TOLERANCE = 1e-3  # of the range [0, 1]: a quarter of an 8-bit level
+BFLOAT16_TOLERANCE = 0.1  # where both round to bfloat16, in another order
 LARGEST = 16384  # px, of an exported graph's sides
 
 
@@ -38,31 +47,21 @@ def export_onnx(net: TransformerNet, metadata: Mapping[str, Any], output: Path) 
     """
     try:
         import onnx
-        import onnxruntime
+        import onnxruntime  # noqa: F401, which compares
         import onnxscript  # noqa: F401, which torch.onnx needs
     except ModuleNotFoundError as error:
         raise UserError(f"format=onnx needs the package {error.name}: pip install 'impasto[onnx]'") from None
     net = net.eval().cpu()
-    # the exporter's range starts at 4, where the padding's slices are never empty; the graph holds from 1 px on
-    dynamic = {2: torch.export.Dim("height", min=4, max=LARGEST), 3: torch.export.Dim("width", min=4, max=LARGEST)}
     with whole_file(output) as temporary:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's exporter, about itself
-            program = torch.export.export(
-                net,
-                (torch.rand(1, 3, 61, 70),),  # sizes that are unlike each other and everything else
-                dynamic_shapes={"content": dynamic},
-                # the solver of torch 2.11 cannot see that the padded size is never below the size
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
+        with _quiet():
             torch.onnx.export(
-                program,
+                _program(net, "cpu"),
                 (),
                 temporary,
                 dynamo=True,
                 input_names=["content"],
                 output_names=["stylized"],
-                dynamic_shapes={"content": dynamic},
+                dynamic_shapes={"content": _sizes()},
                 external_data=False,
                 verbose=False,
             )
@@ -70,20 +69,88 @@ def export_onnx(net: TransformerNet, metadata: Mapping[str, Any], output: Path) 
         model.doc_string = "Style transfer: float32 RGB in [0, 1], (1, 3, height, width), in and out."
         onnx.helper.set_model_props(model, {"impasto": json.dumps(metadata, ensure_ascii=False)})
         onnx.save(model, temporary)
-        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        compare(net, lambda content: torch.from_numpy(session.run(None, {"content": content.numpy()})[0]))
+        compare(EagerEngine(net, device="cpu", precision="float32"), OnnxEngine(temporary, "cpu"), TOLERANCE)
 
 
-def compare(net: TransformerNet, exported: Any) -> None:
-    """Log the largest difference between network and export at each size. Raises `UserError` beyond `TOLERANCE`."""
-    generator = torch.Generator().manual_seed(0)
+def export_compiled(
+    net: TransformerNet, metadata: Mapping[str, Any], output: Path, device: str = "auto", precision: str = "auto"
+) -> None:
+    """Compile for this machine's processor or GPU with AOTInductor, for any height and width: a minute or two.
+
+    Logs the largest difference to the uncompiled network at three sizes. Raises `UserError` if a difference
+    is beyond the precision's tolerance (the file is then not kept), or if there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(f"format=pt2 needs a C++ compiler, and there is no {compiler}: install one, or set CXX")
+    eager = EagerEngine(net, device=device, precision=precision)
+    record = {**metadata, "precision": eager.precision, "target": build_target(eager.torch_device.type)}
+    with whole_file(output) as temporary:
+        with _quiet(), torch.no_grad():
+            program = _program(_InPrecision(eager.net, eager.torch_device.type, eager.bfloat16), eager.device)
+            torch._inductor.aoti_compile_and_package(
+                program,
+                package_path=str(temporary),
+                inductor_configs={
+                    "freezing": eager.device == "cpu",  # kernels laid out for the processor once
+                    "aot_inductor.metadata": {"impasto": json.dumps(record)},
+                },
+            )
+        compare(eager, CompiledEngine(temporary), BFLOAT16_TOLERANCE if eager.bfloat16 else TOLERANCE)
+
+
+class _InPrecision(torch.nn.Module):
+    """The network with its memory format and precision inside."""
+
+    def __init__(self, net: TransformerNet, device_type: str, low: bool) -> None:
+        super().__init__()
+        self.net, self.device_type, self.low = net, device_type, low
+
+    def forward(self, content: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.low):
+            stylized: torch.Tensor = self.net(content.contiguous(memory_format=torch.channels_last))
+            return stylized
+
+
+def _program(net: torch.nn.Module, device: str) -> torch.export.ExportedProgram:
+    return torch.export.export(
+        net,
+        (torch.rand(1, 3, 61, 70, device=device),),  # sizes that are unlike each other and everything else
+        dynamic_shapes={"content": _sizes()},
+        # the solver of torch 2.11 cannot see that the padded size is never below the size
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+
+
+def _sizes() -> dict[int, Any]:
+    # the exporter's range starts at 4, where the padding's slices are never empty; an ONNX graph holds from 1 px on
+    return {dim: torch.export.Dim(name, min=SMALLEST, max=LARGEST) for dim, name in ((2, "height"), (3, "width"))}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what torch's exporters and compilers say about themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        level = logging.getLogger("torch").level
+        logging.getLogger("torch").setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.getLogger("torch").setLevel(level)
+
+
+def compare(eager: Engine, exported: Engine, tolerance: float) -> None:
+    """Log the largest difference between the network and its export at each size.
+
+    Raises `UserError` beyond `tolerance`, of the range [0, 1].
+    """
+    generator = np.random.default_rng(0)
     for height, width in PARITY_SIZES:
-        content = torch.rand(1, 3, height, width, generator=generator)
-        with torch.inference_mode():
-            expected = net(content)
-        difference = (exported(content) - expected).abs().max().item()
+        content = generator.random((1, 3, height, width), dtype=np.float32)
+        difference = float(np.abs(exported(content) - eager(content)).max())
         log.info("Largest difference to PyTorch at %d×%d px: %.1e", width, height, difference)
-        if not difference <= TOLERANCE:  # NaN is beyond it, too
+        if not difference <= tolerance:  # NaN is beyond it, too
             raise UserError(
-                f"the export differs from PyTorch by {difference:.1e}, more than {TOLERANCE:.0e}: not written"
+                f"the export differs from PyTorch by {difference:.1e}, more than {tolerance:.0e}: not written"
             )

@@ -6,10 +6,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from impasto.errors import UserError
 from impasto.files import whole_file
@@ -53,15 +51,15 @@ def resize(image: Image.Image, factor: float) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def to_tensor(image: Image.Image) -> Float[Tensor, "1 3 height width"]:
-    """An RGB image as a tensor in [0, 1]."""
-    return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)[None] / 255
+def to_array(image: Image.Image) -> Float32[np.ndarray, "1 3 height width"]:
+    """An RGB image as an array in [0, 1]."""
+    return np.ascontiguousarray(np.asarray(image, dtype=np.float32).transpose(2, 0, 1)[None]) / np.float32(255)
 
 
-def to_image(tensor: Float[Tensor, "1 3 height width"]) -> Image.Image:
-    """A tensor in [0, 1] as an 8-bit RGB image, rounded to the nearest level."""
-    levels = (tensor[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+def to_image(array: Float[np.ndarray, "1 3 height width"]) -> Image.Image:
+    """An array in [0, 1] as an 8-bit RGB image, rounded to the nearest level."""
+    levels = (array[0].clip(0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:

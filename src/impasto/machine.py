@@ -10,6 +10,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from impasto.errors import UserError
+from impasto.hardware import bfloat16_is_fast
 
 log = logging.getLogger("impasto")
 
@@ -51,11 +52,8 @@ def choose_precision(options: dict[str, Any]) -> Any:
     """bf16 where the hardware multiplies it, which halves the time; elsewhere its emulation would be slower."""
     if options["precision"] != "auto":
         return options["precision"]
-    if options["accelerator"] != "cpu" and torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    precision = "bf16-mixed" if fast else "32-true"
+    device_type = "cuda" if options["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
+    precision = "bf16-mixed" if bfloat16_is_fast(device_type) else "32-true"
     log.info("Precision: %s", precision)
     return precision
 

@@ -3,66 +3,46 @@
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
 
-from impasto.checkpoint import find_checkpoint, load_network
+from impasto.engines import Engine, load_engine
 from impasto.errors import UserError
-from impasto.image import WRITABLE, find_images, read_image, resize, save_image, to_image, to_tensor
-from impasto.models.transformer_net import TransformerNet
+from impasto.image import WRITABLE, find_images, read_image, resize, save_image, to_array, to_image
+from impasto.styles import find_checkpoint
 
 log = logging.getLogger("impasto")
 
 
-def choose_device(device: str) -> torch.device:
-    """`auto` takes the best there is; a device that is asked for and absent raises `UserError`."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, available in present.items() if available))
-    if device.partition(":")[0] not in present:
-        raise UserError(f"device is auto, {', '.join(sorted(present))}, not {device!r}")
-    if not present[device.partition(":")[0]]:
-        raise UserError(f"device={device} was asked for, but this machine has none; device=auto takes what there is")
-    return torch.device(device)
-
-
 class Stylizer:
-    """A network with its device: `Stylizer.load("starry_night")(image)` gives the stylized image."""
+    """A style at work: `Stylizer.load("starry_night")(image)` gives the stylized image."""
 
-    def __init__(self, net: TransformerNet, metadata: dict[str, Any] | None = None, device: str = "auto") -> None:
-        self.device = choose_device(device)
-        self.net = net.eval().to(self.device).to(memory_format=torch.channels_last)
-        self.metadata = metadata or {}
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
 
     @classmethod
-    def load(cls, ckpt: str, device: str = "auto") -> "Stylizer":
-        """From an inference file or the name of a style. Raises `UserError`."""
+    def load(cls, ckpt: str, device: str = "auto", precision: str = "auto") -> "Stylizer":
+        """From an inference file, a compiled package, an ONNX graph or the name of a style. Raises `UserError`."""
         path = find_checkpoint(ckpt)
-        net, metadata = load_network(path)
+        engine = load_engine(path, device, precision)
         log.info("Style: %s", path)
-        return cls(net, metadata, device)
+        return cls(engine)
 
     @property
     def name(self) -> str:
         """The style's name, for file names."""
-        return str(self.metadata.get("style", {}).get("name", "stylized"))
+        return str(self.engine.metadata.get("style", {}).get("name", "stylized"))
 
     def __call__(self, image: Image.Image, size: int | None = None) -> Image.Image:
         """Stylize an RGB image; it keeps its size, or gets `size` px on its long side."""
         if size is not None:
             image = resize(image, size / max(image.size))
         try:
-            with torch.inference_mode():
-                content = to_tensor(image).to(self.device, memory_format=torch.channels_last)
-                return to_image(self.net(content))
-        except RuntimeError as error:  # torch.OutOfMemoryError and the CPU allocator's plain RuntimeError
-            if "memory" not in str(error):
-                raise
+            return to_image(self.engine(to_array(image)))
+        except MemoryError:
             width, height = image.size
             raise UserError(
-                f"{width}×{height} px takes more memory than {self.device} has: try size={max(image.size) // 2}"
+                f"{width}×{height} px takes more memory than {self.engine.device} has: try size={max(image.size) // 2}"
             ) from None
 
     def stylize_folder(self, folder: Path, output: Path, size: int | None = None) -> None:

@@ -25,12 +25,13 @@ from impasto.checkpoint import load_training_checkpoint, save_network
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
 from impasto.files import whole_file
-from impasto.image import read_image, to_tensor
+from impasto.image import read_image
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
 from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features, smallest_input
 from impasto.module import Schedule, StyleTransferModule
+from impasto.tensors import to_tensor
 
 log = logging.getLogger("impasto")
 

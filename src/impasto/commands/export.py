@@ -10,18 +10,26 @@ from omegaconf import MISSING
 from impasto import cli
 from impasto.errors import UserError
 
+log = logging.getLogger("impasto")
+
+FORMATS = ("safetensors", "onnx", "pt2")
+
 USAGE = """
 Turn a training checkpoint into a file that stylizes.
 
   python scripts/export.py ckpt=runs/starry_night/2026-01-31_12-00-00/checkpoints/000004000.ckpt
   python scripts/export.py ckpt=starry_night.safetensors format=onnx output=starry_night.onnx
+  python scripts/export.py ckpt=starry_night.safetensors format=pt2
 
   ckpt=FILE                     a training checkpoint (.ckpt) or an inference file (.safetensors)
-  format=safetensors|onnx       default: safetensors; onnx takes: pip install 'impasto[onnx]'
-  output=FILE                   default: <style>.safetensors or .onnx in the current folder
+  format=safetensors|onnx|pt2   default: safetensors; onnx takes: pip install 'impasto[onnx]'
+  output=FILE                   default: <style>.<format> in the current folder
+  device=auto|cpu|cuda          what pt2 is compiled for
+  precision=auto|float32|bfloat16   of pt2; default: bfloat16 where the hardware multiplies it
 
-Training exports its last state by itself. ONNX: `content` → `stylized`, float32 RGB in [0, 1],
-(1, 3, height, width), any height and width; it is compared with PyTorch at three sizes before it is kept.
+Training exports its last state by itself. ONNX: `content` → `stylized`, float32 RGB in [0, 1], (1, 3, height, width),
+any height and width. pt2: machine code (torch.export, AOTInductor), for this kind of machine and version of torch
+only. Both are compared with PyTorch at three sizes before they are kept, and python stylize.py runs all three.
 """
 
 
@@ -32,15 +40,18 @@ class ExportOptions:
     ckpt: str = MISSING
     format: str = "safetensors"
     output: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
 
 
 def export(words: list[str]) -> None:
     """Export as the words say. Raises `UserError`."""
     options = cli.parse(words, ExportOptions)
-    if options.format not in ("safetensors", "onnx"):
-        raise UserError(f"format={options.format} is unknown; the formats are safetensors and onnx")
-    from impasto.checkpoint import find_checkpoint, save_network
-    from impasto.export import export_onnx, load_any
+    if options.format not in FORMATS:
+        raise UserError(f"format={options.format} is unknown; the formats are {', '.join(FORMATS)}")
+    from impasto.checkpoint import save_network
+    from impasto.export import export_compiled, export_onnx, load_any
+    from impasto.styles import find_checkpoint
 
     ckpt = find_checkpoint(options.ckpt)
     net, metadata = load_any(ckpt)
@@ -50,12 +61,13 @@ def export(words: list[str]) -> None:
         raise UserError(f"output={str(output)!r} is the checkpoint itself: it would be written over")
     if options.format == "onnx":
         export_onnx(net, metadata, output)
+    elif options.format == "pt2":
+        log.info("Compiling: a minute or two")
+        export_compiled(net, metadata, output, options.device, options.precision)
     else:
         save_network(output, net, metadata)
-    log = logging.getLogger("impasto")
     log.info("Wrote %s", output)
-    if options.format == "safetensors":
-        log.info("  python stylize.py ckpt=%s input=photo.jpg", shlex.quote(str(output)))
+    log.info("  python stylize.py ckpt=%s input=photo.jpg", shlex.quote(str(output)))
 
 
 def main() -> None:

@@ -218,12 +218,21 @@ class TransformerNet(nn.Module):
     def forward(self, content: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """Stylize a batch; any height and width from 1 px on."""
         height, width = content.shape[-2:]
-        if torch.compiler.is_exporting() or self._extended(height) != height or self._extended(width) != width:
-            rows, columns = (self._reflection(size, content.device) for size in (height, width))
-            content = content.index_select(2, rows).index_select(3, columns)
+        # exporting, one does not ask: the answer would hold for all sizes
+        if not torch.compiler.is_exporting() and all(self._extended(size) == size for size in (height, width)):
+            return self._stylized(content)
+        device = content.device
+        rows, columns = (self._reflection(size, device) for size in (height, width))
+        stylized = self._stylized(content.index_select(2, rows).index_select(3, columns))
+        # indexed, not sliced: torch.export would make it an error that all of a picture is taken
+        return stylized.index_select(2, torch.arange(height, device=device)).index_select(
+            3, torch.arange(width, device=device)
+        )
+
+    def _stylized(self, content: Tensor) -> Tensor:
         features = self.decoder(self.residual(self.encoder(content)))
         # in float32, as bfloat16 has only 128 steps between 0.5 and 1
-        return (torch.tanh(features.float()) * 0.5 + 0.5)[..., :height, :width]
+        return torch.tanh(features.float()) * 0.5 + 0.5
 
     def _extended(self, size: int | torch.SymInt) -> int | torch.SymInt:
         """The size that the strides divide and the reflections allow."""

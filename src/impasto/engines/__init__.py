@@ -1,0 +1,40 @@
+"""Trained networks ready to run, alike to their caller whatever runs them.
+
+An engine maps float32 RGB in [0, 1], a NumPy array of shape (1, 3, height, width), to the stylized array of that
+shape and range; it raises `MemoryError` where a size takes more memory than its device has. NumPy, so that an ONNX
+graph needs no torch.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float32
+
+
+class Engine(Protocol):
+    """What stylizes: `metadata` is the record that its file carries, `device` where it runs."""
+
+    metadata: dict[str, Any]
+    device: str
+
+    def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
+        """The stylized image."""
+
+
+def load_engine(path: Path, device: str = "auto", precision: str = "auto") -> Engine:
+    """What runs the file: its suffix says. Raises `UserError`.
+
+    `device` is auto, cpu, cuda or mps; `precision` auto, float32 or bfloat16, where the file leaves it open.
+    """
+    if path.suffix == ".onnx":
+        from impasto.engines.onnx import OnnxEngine
+
+        return OnnxEngine(path, device)
+    if path.suffix == ".pt2":
+        from impasto.engines.compiled import CompiledEngine
+
+        return CompiledEngine(path, device)
+    from impasto.engines.eager import EagerEngine
+
+    return EagerEngine.load(path, device, precision)

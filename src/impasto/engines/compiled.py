@@ -1,0 +1,82 @@
+"""A network compiled ahead of time by AOTInductor (`.pt2`): machine code for one kind of machine, loaded at once."""
+
+import json
+import platform
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from impasto.engines.eager import choose_device, memory_errors
+from impasto.errors import UserError
+from impasto.models.transformer_net import TransformerNet
+
+SMALLEST = 4  # px, of the sizes that the graph holds for
+
+
+def build_target(device_type: str) -> dict[str, str]:
+    """What machine code depends on: it runs only where all of this is equal."""
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    if device_type == "cuda":
+        processor += " sm_{}{}".format(*torch.cuda.get_device_capability())
+    return {
+        "torch": ".".join(torch.__version__.split(".")[:2]),
+        "system": platform.system(),
+        "processor": processor,
+        "device": device_type,
+    }
+
+
+class CompiledEngine:
+    """Runs what `scripts/export.py format=pt2` wrote: code, so open only files that you trust.
+
+    Raises `UserError` for a damaged file, or one compiled for another machine or version of torch.
+    """
+
+    def __init__(self, path: Path, device: str = "auto") -> None:
+        record = read_record(path)
+        target, wanted = record.pop("target"), choose_device(device).type
+        if device == "auto":  # the file decides
+            wanted = target["device"]
+        here = build_target(wanted if wanted != "cuda" or torch.cuda.is_available() else "cpu")
+        if changed := [key for key in here if here[key] != target.get(key)]:
+            raise UserError(
+                f"{str(path)!r} was compiled for {changed[0]} {target.get(changed[0])}, not {here[changed[0]]}: "
+                "export it anew on this machine, or take the .safetensors"
+            )
+        self.device, self.metadata = wanted, record
+        try:
+            self.model = torch._inductor.aoti_load_package(str(path))
+        except Exception as error:  # of the loader, in C++
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{str(path)!r} cannot be loaded: {reason}") from None
+
+    def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
+        """The stylized image."""
+        height, width = content.shape[2:]
+        if min(height, width) < SMALLEST:  # reflected here, as the network itself would
+            extents = (max(TransformerNet.minimum, -(-side // 4) * 4) for side in (height, width))
+            missing = [(0, extent - side) for extent, side in zip(extents, (height, width), strict=True)]
+            content = np.pad(content, [(0, 0), (0, 0), *missing], mode="reflect")
+        with torch.inference_mode(), memory_errors():
+            stylized = self.model(torch.from_numpy(content).to(self.device)).cpu().numpy()
+        return stylized[..., :height, :width]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record inside a package, read without loading its code. Raises `UserError`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("_metadata.json"):
+                    content = json.loads(archive.read(name))
+                    if isinstance(content, dict) and "impasto" in content:
+                        record = json.loads(content["impasto"])
+                        if isinstance(record, dict) and isinstance(record.get("target"), dict):
+                            return record
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise UserError(f"{str(path)!r} is no compiled package, or a damaged one: {error}") from None
+    raise UserError(f"{str(path)!r} is a package, but not one that Impasto compiled")

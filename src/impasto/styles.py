@@ -1,0 +1,25 @@
+"""Where trained styles are."""
+
+import os
+from pathlib import Path
+
+from impasto.assets import STYLES, nearest
+from impasto.errors import UserError
+
+
+def find_checkpoint(ckpt: str) -> Path:
+    """What `ckpt=` means: a file, a style that ships with the package, or the newest run of that style in `runs`."""
+    if Path(ckpt).is_file():
+        return Path(ckpt)
+    shipped = STYLES / f"{ckpt}.safetensors"
+    if shipped.is_file():
+        return shipped
+    if trained := sorted(Path("runs", ckpt).glob(f"*/{ckpt}.safetensors")):
+        return trained[-1]
+    if Path(ckpt).suffix or os.sep in ckpt:
+        raise UserError(f"there is no checkpoint {ckpt!r}")
+    known = sorted({file.stem for file in (*STYLES.glob("*.safetensors"), *Path("runs").glob("*/*/*.safetensors"))})
+    raise UserError(
+        f"there is no style {ckpt!r}{nearest(ckpt, known)}; "
+        f"known here: {', '.join(known) or 'none yet'}; train one with python train.py style={ckpt}"
+    )

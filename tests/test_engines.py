@@ -1,0 +1,118 @@
+import json
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from impasto import export
+from impasto.engines import compiled, load_engine
+from impasto.engines.compiled import CompiledEngine
+from impasto.engines.eager import EagerEngine
+from impasto.errors import UserError
+from impasto.models.transformer_net import TransformerNet
+
+from .conftest import noise_image
+
+METADATA = {"style": {"name": "café"}}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A network and its compiled package."""
+    net = TransformerNet(width=4, depth=0).eval()  # half a minute; every layer more takes longer
+    path = tmp_path_factory.mktemp("compiled") / "net.pt2"
+    export.export_compiled(net, METADATA, path, "cpu", "float32")
+    return net, path
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """A network and its ONNX graph."""
+    net = TransformerNet(width=4, depth=1).eval()
+    path = tmp_path_factory.mktemp("graph") / "net.onnx"
+    export.export_onnx(net, METADATA, path)
+    return net, path
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3), (16, 16), (61, 70), (133, 250)])
+@pytest.mark.parametrize("kind", ["package", "graph"])
+def test_all_engines_give_the_networks_picture(kind, size, request):
+    net, path = request.getfixturevalue(kind)
+    content = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
+    engine = load_engine(path, "cpu")
+    expected = EagerEngine(net, device="cpu", precision="float32")(content)
+    np.testing.assert_allclose(engine(content), expected, atol=1e-4)
+    assert engine.metadata["style"] == METADATA["style"]
+    assert engine.device == "cpu"
+
+
+def test_bfloat16_is_close_to_float32(small_net):
+    content = np.random.default_rng(0).random((1, 3, 64, 80), dtype=np.float32)
+    exact, rounded = (EagerEngine(small_net, None, "cpu", name)(content) for name in ("float32", "bfloat16"))
+    assert 0 < np.abs(exact - rounded).mean() < 2 / 255
+    with pytest.raises(UserError, match="not 'float64'"):
+        EagerEngine(small_net, precision="float64")
+
+
+def rewritten(path, target, **changes):
+    """A copy of a package whose record names another target."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as copy:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename.endswith("_metadata.json") and b"impasto" in content:
+                outer = json.loads(content)
+                record = json.loads(outer["impasto"])
+                record["target"].update(changes)
+                content = json.dumps({**outer, "impasto": json.dumps(record)}).encode()
+            copy.writestr(entry, content)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("torch", "2.0"), ("processor", "armv9 SVE"), ("device", "cuda"), ("system", "Plan 9")]
+)
+def test_a_package_for_another_machine_is_not_loaded(package, tmp_path, monkeypatch, key, value):
+    monkeypatch.setattr(compiled.torch._inductor, "aoti_load_package", pytest.fail)
+    other = rewritten(package[1], tmp_path / "other.pt2", **{key: value})
+    with pytest.raises(UserError, match=f"was compiled for {key} {value}, not .*export it anew"):
+        CompiledEngine(other)
+
+
+def test_damaged_and_foreign_files_are_named(package, graph, tmp_path):
+    for path, name in ((package[1], "cut.pt2"), (graph[1], "cut.onnx")):
+        (tmp_path / name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(UserError, match=f"{name}' is no .*, or a damaged one"):
+            load_engine(tmp_path / name, "cpu")
+    with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
+        archive.writestr("a.txt", "a")
+    with pytest.raises(UserError, match="not one that Impasto compiled"):
+        load_engine(tmp_path / "other.pt2")
+    with pytest.raises(UserError, match="runs on .*CPUExecutionProvider"):
+        load_engine(graph[1], "mps")
+
+
+def test_without_a_compiler_pt2_is_refused_in_one_line(tmp_path, monkeypatch, small_net):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="needs a C.. compiler, and there is no no-such-compiler"):
+        export.export_compiled(small_net, {}, tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_without_its_package_is_named(graph, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"pip install 'impasto\[onnx\]'"):
+        load_engine(graph[1])
+
+
+def test_a_graph_runs_without_torch(run, graph, tmp_path):
+    """Not just unused: not even importable."""
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "torch.py").write_text("raise ImportError('torch is blocked')")
+    noise_image(33, 20).save(tmp_path / "a.png")
+    result = run(
+        "stylize.py", f"ckpt={graph[1]}", f"input={tmp_path}/a.png", f"output={tmp_path}/b.png",
+        PYTHONPATH=str(tmp_path / "blocked"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "b.png").is_file()
