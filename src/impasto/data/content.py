@@ -83,7 +83,7 @@ class ContentDataModule(pl.LightningDataModule):
         self.short_side = source_size(image_size, min_scale)
         photos = find_images(root)
         folder = pack_folder(packs, name, photos, Path(root), self.short_side)
-        self.packed, how = self._packed(photos, Path(root), folder, pack, images)
+        self.packed, how = self._open_pack(photos, Path(root), folder, pack, images)
         if self.packed is not None:
             photos = self.packed.paths
         elif not trusted:
@@ -112,7 +112,7 @@ class ContentDataModule(pl.LightningDataModule):
             world_size=trainer.world_size,
             taken=trainer.global_step,
         )
-        photos = TrainingPhotos(self._sources(), self.image_size, self.seed, **self.augmentation)
+        photos = TrainingPhotos(self._photos(), self.image_size, self.seed, **self.augmentation)
         return DataLoader(photos, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Tensor]:
@@ -126,11 +126,11 @@ class ContentDataModule(pl.LightningDataModule):
         """From uint8 to [0, 1] on the device: a quarter of the bytes travel."""
         return batch.to(memory_format=torch.channels_last).float() / 255
 
-    def _packed(
+    def _open_pack(
         self, photos: list[Path], root: Path, folder: Path, choice: bool | str, images: int
     ) -> tuple[PackedPhotos | None, str]:
         """The folder's pack where it is asked for, there already or worth making, and how photos are read, in words."""
-        if choice is False:
+        if not choice:
             return None, "decoded as they are shown"
         if choice == "auto" and not folder.exists():
             if len(photos) <= KEPT:
@@ -140,12 +140,12 @@ class ContentDataModule(pl.LightningDataModule):
         try:
             return pack_photos(photos, root, self.short_side, folder), f"packed in {folder}"
         except UserError as error:
-            if choice is True:
+            if choice != "auto":
                 raise
             log.warning("not packed: %s", error)
             return None, "decoded as they are shown"
 
-    def _sources(self) -> Photos:
+    def _photos(self) -> Photos:
         """The training photos, to be decoded or in the pack."""
         if self.packed is None:
             return PhotoFiles(self.training, self.short_side)

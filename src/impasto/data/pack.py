@@ -174,7 +174,7 @@ def _write_images(photos: Sequence[Path], root: Path, short_side: int, path: Pat
         warn_of_rejects(list(rejects.values()), len(photos), root)  # raises
     return {
         "format": FORMAT,
-        "short_side": short_side,  # px, at most
+        "short_side": short_side,  # px, at most; smaller photos stay as they are
         "bytes": offset,
         "sha256": digest.hexdigest(),
         "rejects": rejects,

@@ -134,7 +134,7 @@ class TrainingPhotos(Dataset[Tensor]):
                 v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour),
             ]
         )
-        self.hue = colour / 6
+        self.hue = colour / 6  # turned last, always
 
     def __getitem__(self, position: int) -> Tensor:
         """The crop at one position of the run."""
