@@ -1,6 +1,9 @@
+import shutil
+
 import pytest
 import torch
 
+from impasto.data import content as module
 from impasto.data.content import ContentDataModule, prepared_coco
 from impasto.errors import UserError
 
@@ -36,6 +39,7 @@ def test_a_single_photo_serves_as_both(tmp_path, caplog):
         ({"min_scale": 0}, "data.min_scale=0"),
         ({"image_size": 98}, "data.image_size=98 should be a multiple of 4, such as 96"),
         ({"validation": 0}, "data.validation=0"),
+        ({"pack": "yes"}, "data.pack is auto, true or false, not 'yes'"),
         ({"root": "/nowhere"}, "no folder '/nowhere'"),
     ],
 )
@@ -55,3 +59,45 @@ def test_coco_counts_as_prepared_when_both_parts_are_there(tmp_path):
     assert not prepared_coco(tmp_path)
     (tmp_path / "val2017").mkdir()
     assert prepared_coco(tmp_path)
+
+
+@pytest.fixture
+def content(photos, tmp_path):
+    def content(**arguments):
+        return ContentDataModule("mine", photos, 2, image_size=32, packs=tmp_path / "packs", **arguments)
+
+    return content
+
+
+def test_a_pack_changes_neither_split_nor_photos(photos, content):
+    (photos / "broken.jpg").write_text("")
+    packed, unpacked = content(pack=True), content(pack=False)
+    assert (packed.training, packed.validation) == (unpacked.training, unpacked.validation)
+    assert len(packed.training) == 4
+    assert packed.packed is not None and unpacked.packed is None
+    for one, other in zip(packed._photos(), unpacked._photos(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_photos_are_packed_where_that_pays(content, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    assert content(images=1000).packed is None
+    assert "kept in memory" in caplog.text
+    monkeypatch.setattr(module, "KEPT", 5)
+    assert content(images=5).packed is None
+    assert "decoded as they are shown: the run's 5 images leave some out" in caplog.text
+    assert content(images=6).packed is not None
+    assert "4 photos for training, 2 for validation, packed in" in caplog.text
+    assert content(images=1).packed is not None  # it is there
+
+
+def test_without_space_auto_decodes_and_true_stops(content, monkeypatch, caplog):
+    monkeypatch.setattr(module, "KEPT", 5)
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    data = content(images=6)
+    assert data.packed is None
+    assert len(data._photos()) == 4
+    assert "not packed: " in caplog.text
+    with pytest.raises(UserError, match="data.pack=false does without"):
+        content(pack=True)

@@ -55,7 +55,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     module, painting = _module(config)
     if resumed:
         _check_same_network(resumed, module)
-    data = ContentDataModule(**config["data"], seed=config["seed"])
+    data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
     if data.image_size < (smallest := smallest_input(module.loss.vgg.layers)):
         raise UserError(f"data.image_size={data.image_size} is too small for VGG19: it takes {smallest} px")
     module.record["content"] = {"name": data.name, "photos": len(data.training)}

@@ -28,7 +28,8 @@ Train a network that paints any photo in the style of one painting.
 
   style=NAME                one of the paintings in configs/style
   style.image=PATH          a painting of yours; style.name= (default: the file's stem), style.image_size= (px)
-  data=bundled|coco|folder  photos to learn from; data.root=DIR, data.image_size= (px), data.batch_size= (per device)
+  data=bundled|coco|folder  photos to learn from; data.root=DIR, data.image_size= (px), data.batch_size= (per device),
+                            data.pack=auto|true|false (decode once, to data.packs=DIR)
   schedule=quick|full       10 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
   trainer=auto|cpu|gpu|ddp  trainer.devices=, trainer.num_nodes=, trainer.precision=, trainer.compile=auto|true|false,
@@ -44,7 +45,16 @@ Paths need no quoting beyond your shell's own. Watch with: tensorboard --logdir 
 """
 
 # values that are taken as they are; every other one is read by Hydra's grammar
-LITERAL = ("style.image", "style.name", "data.root", "data.validation_root", "vgg.path", "resume", "hydra.run.dir")
+LITERAL = (
+    "style.image",
+    "style.name",
+    "data.root",
+    "data.validation_root",
+    "data.packs",
+    "vgg.path",
+    "resume",
+    "hydra.run.dir",
+)
 
 # values without a default, and how to give them
 EXAMPLES = {

@@ -8,9 +8,21 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from impasto.data.photos import PositionBatches, TrainingPhotos, ValidationPhotos, scan, split
+from impasto.data.pack import PackedPhotos, pack_folder
+from impasto.data.pack import pack as pack_photos
+from impasto.data.photos import (
+    KEPT,
+    PhotoFiles,
+    Photos,
+    PositionBatches,
+    TrainingPhotos,
+    ValidationPhotos,
+    scan,
+    source_size,
+    split,
+)
 from impasto.errors import UserError
 from impasto.image import find_images
 
@@ -23,6 +35,8 @@ class ContentDataModule(pl.LightningDataModule):
     `root` is any folder of images. Validation photos come from `validation_root`, or are held out of
     `root`: `validation` of them (at most a third), chosen by `seed`; a single photo serves as both.
     `trusted` folders (checksummed archives) are not looked through for damaged files first.
+    `pack` (auto, true, false) has all photos of `root` decoded and resized once, into `packs`: the samples stay the
+    same to the bit. `auto` does so where a run of `images` shows each photo and more than memory keeps.
     `batch_size` is per device; `workers` per device, `None` takes what the machine has.
     The remaining arguments are those of `TrainingPhotos`.
 
@@ -37,6 +51,9 @@ class ContentDataModule(pl.LightningDataModule):
         *,
         validation_root: str | os.PathLike[str] | None = None,
         trusted: bool = False,
+        pack: bool | str = "auto",
+        packs: str | os.PathLike[str] = "data/packs",
+        images: int = 0,
         image_size: int = 256,
         batch_size: int = 4,
         workers: int | None = None,
@@ -58,10 +75,19 @@ class ContentDataModule(pl.LightningDataModule):
             raise UserError(f"data.min_scale={min_scale} should be above 0 and at most 1")
         if image_size % 4:
             raise UserError(f"data.image_size={image_size} should be a multiple of 4, such as {image_size // 4 * 4}")
+        if pack not in ("auto", True, False):
+            raise UserError(f"data.pack is auto, true or false, not {pack!r}")
         self.name, self.image_size, self.batch_size, self.seed = name, image_size, batch_size, seed
         self.augmentation = {"min_scale": min_scale, "colour": colour, "patches": patches}
         self.workers = workers
-        photos = find_images(root) if trusted else scan(root)
+        self.short_side = source_size(image_size, min_scale)
+        photos = find_images(root)
+        folder = pack_folder(packs, name, photos, Path(root), self.short_side)
+        self.packed, how = self._open_pack(photos, Path(root), folder, pack, images)
+        if self.packed is not None:
+            photos = self.packed.paths
+        elif not trusted:
+            photos = scan(root)
         if validation_root is not None:
             found = find_images(validation_root)
             self.training, self.validation = photos, split(found, validation, seed)[1] or found
@@ -70,7 +96,9 @@ class ContentDataModule(pl.LightningDataModule):
             if not self.validation:
                 log.warning("%s holds too few photos to hold one out: validation uses %s", root, photos[0].name)
                 self.validation = photos[:1]
-        log.info("Content: %d photos for training, %d for validation", len(self.training), len(self.validation))
+        log.info(
+            "Content: %d photos for training, %d for validation, %s", len(self.training), len(self.validation), how
+        )
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """The rest of the run, from where the module stands."""
@@ -84,7 +112,7 @@ class ContentDataModule(pl.LightningDataModule):
             world_size=trainer.world_size,
             taken=trainer.global_step,
         )
-        photos = TrainingPhotos(self.training, self.image_size, self.seed, **self.augmentation)
+        photos = TrainingPhotos(self._photos(), self.image_size, self.seed, **self.augmentation)
         return DataLoader(photos, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Tensor]:
@@ -97,6 +125,32 @@ class ContentDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
         """From uint8 to [0, 1] on the device: a quarter of the bytes travel."""
         return batch.to(memory_format=torch.channels_last).float() / 255
+
+    def _open_pack(
+        self, photos: list[Path], root: Path, folder: Path, choice: bool | str, images: int
+    ) -> tuple[PackedPhotos | None, str]:
+        """The folder's pack where it is asked for, there already or worth making, and how photos are read, in words."""
+        if not choice:
+            return None, "decoded as they are shown"
+        if choice == "auto" and not folder.exists():
+            if len(photos) <= KEPT:
+                return None, "kept in memory"
+            if images < len(photos):
+                return None, f"decoded as they are shown: the run's {images} images leave some out"
+        try:
+            return pack_photos(photos, root, self.short_side, folder), f"packed in {folder}"
+        except UserError as error:
+            if choice != "auto":
+                raise
+            log.warning("not packed: %s", error)
+            return None, "decoded as they are shown"
+
+    def _photos(self) -> Photos:
+        """The training photos, to be decoded or in the pack."""
+        if self.packed is None:
+            return PhotoFiles(self.training, self.short_side)
+        numbers = {path: number for number, path in enumerate(self.packed.paths)}
+        return Subset(self.packed, [numbers[path] for path in self.training])
 
     def _loading(self) -> dict[str, Any]:
         """Workers where they pay: on a CPU one keeps decoding off the critical path, more would steal its cores."""

@@ -6,19 +6,65 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from impasto.data.augment import shift_hue, with_patch
 from impasto.errors import UserError
 from impasto.image import find_images, read_image
 
 log = logging.getLogger("impasto")
+
+
+KEPT = 32  # decoded photos in memory, of each reading process
+
+
+class Photos(Protocol):
+    """Decoded photos by number, uint8, shape (3, height, width); one that cannot be read raises `UserError`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tensor: ...
+
+
+class PhotoFiles:
+    """Photos decoded from their files as they are asked for; a larger one comes with `short_side` px."""
+
+    def __init__(self, paths: Sequence[Path], short_side: int) -> None:
+        self.paths, self.short_side = paths, short_side
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One photo."""
+        return _decoded(self.paths[index], self.short_side)
+
+
+@lru_cache(maxsize=KEPT)
+def _decoded(path: Path, short_side: int) -> Tensor:
+    return torch.from_numpy(np.array(read_image(path, short_side))).permute(2, 0, 1)
+
+
+def read_or_next(photos: Photos, index: int) -> Tensor:
+    """Photo `index`, or where it has gone bad the next one that can be read."""
+    for step in range(len(photos)):
+        try:
+            return photos[(index + step) % len(photos)]
+        except UserError as error:
+            log.warning("skipped: %s", error)
+    raise UserError(f"none of the {len(photos)} photos can be read any more")
+
+
+def source_size(image_size: int, min_scale: float) -> int:
+    """The short side (px) at which a crop of `min_scale` of a photo still has the pixels it is resized to."""
+    return round(image_size / min_scale**0.5)
 
 
 def scan(folder: str | os.PathLike[str]) -> list[Path]:
@@ -38,13 +84,7 @@ def scan(folder: str | os.PathLike[str]) -> list[Path]:
                 disable=len(paths) < 500,
             )
         )
-    damaged = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
-    if len(damaged) == len(paths):
-        raise UserError(f"none of the {len(paths)} images in {os.fspath(folder)!r} can be read: {damaged[0][1]}")
-    for _, problem in damaged:
-        log.warning("skipped: %s", problem)
-    if damaged:
-        log.warning("skipped %d of %d images in %s", len(damaged), len(paths), os.fspath(folder))
+    warn_of_rejects([problem for problem in problems if problem], len(paths), folder)
     return [path for path, problem in zip(paths, problems, strict=True) if not problem]
 
 
@@ -56,31 +96,21 @@ def _problem(path: Path) -> str | None:
     return None
 
 
+def warn_of_rejects(reasons: Sequence[str], total: int, folder: str | os.PathLike[str], named: int = 5) -> None:
+    """Name the first few of a folder's unreadable images, and count them. Raises `UserError` if none is readable."""
+    if len(reasons) == total:
+        raise UserError(f"none of the {total} images in {os.fspath(folder)!r} can be read: {reasons[0]}")
+    for reason in reasons[:named]:
+        log.warning("skipped: %s", reason)
+    if reasons:
+        log.warning("skipped %d of %d images in %s", len(reasons), total, os.fspath(folder))
+
+
 def split(photos: Sequence[Path], validation: int, seed: int) -> tuple[list[Path], list[Path]]:
     """Training and validation photos: `validation` of them held out, at most a third, the same for the same seed."""
     order = np.random.default_rng(seed).permutation(len(photos))
     held_out = min(validation, len(photos) // 3)
     return [photos[i] for i in sorted(order[held_out:])], [photos[i] for i in sorted(order[:held_out])]
-
-
-class PhotoReader:
-    """Decodes photos no larger than a crop needs, keeps the last few, and survives one that has gone bad since."""
-
-    def __init__(self, photos: Sequence[Path], short_side: int) -> None:
-        self.photos, self.short_side = photos, short_side
-        self._read = lru_cache(maxsize=32)(self._decode)
-
-    def __call__(self, index: int) -> Image.Image:
-        """Photo `index`, or the next one that can be read."""
-        for step in range(len(self.photos)):
-            try:
-                return self._read((index + step) % len(self.photos))
-            except UserError as error:
-                log.warning("skipped: %s", error)
-        raise UserError(f"none of the {len(self.photos)} photos can be read any more")
-
-    def _decode(self, index: int) -> Image.Image:
-        return read_image(self.photos[index], self.short_side)
 
 
 class TrainingPhotos(Dataset[Tensor]):
@@ -94,49 +124,50 @@ class TrainingPhotos(Dataset[Tensor]):
     """
 
     def __init__(
-        self, photos: Sequence[Path], image_size: int, seed: int, *, min_scale: float, colour: float, patches: float
+        self, photos: Photos, image_size: int, seed: int, *, min_scale: float, colour: float, patches: float
     ) -> None:
-        self.photos, self.image_size, self.seed, self.patches = photos, image_size, seed, patches
-        # a crop of `min_scale` then still has about the pixels that it is resized to
-        self.read = PhotoReader(photos, round(image_size / min_scale**0.5))
+        self.photos, self.seed, self.patches = photos, seed, patches
         self.augment = v2.Compose(
             [
                 v2.RandomResizedCrop(image_size, scale=(min_scale, 1), ratio=(4 / 5, 5 / 4), antialias=True),
                 v2.RandomHorizontalFlip(),
-                v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=colour / 6),
-                v2.PILToTensor(),
+                v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour),
             ]
         )
-        self._order = lru_cache(maxsize=2)(self._shuffle)
+        self.hue = colour / 6  # turned last, always
 
     def __getitem__(self, position: int) -> Tensor:
         """The crop at one position of the run."""
         epoch, place = divmod(position, len(self.photos))
-        photo = self.read(int(self._order(epoch)[place]))
+        photo = read_or_next(self.photos, int(_shuffled(self.seed, epoch, len(self.photos))[place]))
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(_mixed(self.seed, position))
             crop: Tensor = self.augment(photo)
+            if self.hue:
+                crop = shift_hue(crop, self.hue * float(2 * torch.rand(()) - 1))
+            crop = crop.contiguous()  # never a view of the photo, which is read again
             return with_patch(crop) if torch.rand(()) < self.patches else crop
 
-    def _shuffle(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.photos))
+
+@lru_cache(maxsize=4)
+def _shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 class ValidationPhotos(Dataset[Tensor]):
     """Central square crops, uint8, shape (3, image_size, image_size)."""
 
     def __init__(self, photos: Sequence[Path], image_size: int) -> None:
-        self.photos, self.image_size = photos, image_size
-        self.read = PhotoReader(photos, image_size)
-        self.crop = v2.Compose([v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()])
+        self.photos = PhotoFiles(photos, image_size)
+        self.crop = v2.Compose([v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size)])
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, index: int) -> Tensor:
         """The crop of one photo."""
-        crop: Tensor = self.crop(self.read(index))
-        return crop
+        crop: Tensor = self.crop(read_or_next(self.photos, index))
+        return crop.contiguous()
 
 
 class PositionBatches:
@@ -158,24 +189,6 @@ class PositionBatches:
 
     def __len__(self) -> int:
         return self.taken + len(self.firsts)
-
-
-def with_patch(crop: Tensor) -> Tensor:
-    """Cover a rectangle (0.4 to 0.9 of each side) of a uint8 crop with one colour or a linear gradient of two.
-
-    Not all of it: an image without any variance has an infinite gradient through stacked instance norms.
-    """
-    side = crop.shape[-1]
-    height, width = (int(side * (0.4 + 0.5 * torch.rand(()))) for _ in range(2))
-    top, left = (int(torch.randint(side - extent + 1, ())) for extent in (height, width))
-    first, second = torch.rand(2, 3, 1, 1) * 255
-    if torch.rand(()) < 0.5:
-        second = first
-    angle = torch.rand(()) * 2 * torch.pi
-    y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
-    ramp = (x * angle.cos() + y * angle.sin()) / 2**1.5 + 0.5
-    crop[:, top : top + height, left : left + width] = torch.lerp(first, second, ramp).to(torch.uint8)
-    return crop
 
 
 def _mixed(seed: int, position: int) -> int:
