@@ -112,7 +112,7 @@ class ContentDataModule(pl.LightningDataModule):
             world_size=trainer.world_size,
             taken=trainer.global_step,
         )
-        photos = TrainingPhotos(self._photos(), self.image_size, self.seed, **self.augmentation)
+        photos = TrainingPhotos(self.photos(), self.image_size, self.seed, **self.augmentation)
         return DataLoader(photos, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Tensor]:
@@ -145,7 +145,7 @@ class ContentDataModule(pl.LightningDataModule):
             log.warning("not packed: %s", error)
             return None, "decoded as they are shown"
 
-    def _photos(self) -> Photos:
+    def photos(self) -> Photos:
         """The training photos, to be decoded or in the pack."""
         if self.packed is None:
             return PhotoFiles(self.training, self.short_side)

@@ -1,0 +1,156 @@
+"""Timing side by side: each contestant in a process of its own, taking turns, so that noise hits all alike."""
+
+import json
+import multiprocessing
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from impasto.errors import UserError
+from impasto.files import whole_file
+from impasto.memory import keep_freed_memory
+
+PROCESSES = multiprocessing.get_context("spawn")  # each with its own allocator, caches and compiled code
+
+
+class Contestant:
+    """A process that builds something to run, `build(**arguments)`, and runs it when told.
+
+    `keep` sets up its allocator as Impasto's commands do; the reference runs with the system's defaults.
+    """
+
+    def __init__(self, name: str, build: Callable[..., Callable[..., Any]], *, keep: bool = True, **arguments: Any):
+        self.name, self.seconds, self.peak_mb = name, list[float](), 0
+        self._connection, theirs = PROCESSES.Pipe()
+        self._process = PROCESSES.Process(target=_serve, args=(theirs, build, keep, arguments))
+        self._process.start()
+        theirs.close()
+
+    def run(self, **arguments: Any) -> Any:
+        """Run once and return the result; the time is added to `seconds`. Raises `UserError` where the process died."""
+        try:
+            self._connection.send(arguments)
+            seconds, self.peak_mb, result = self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise UserError(f"{self.name} ended before its time: too little memory?") from None
+        self.seconds.append(seconds)
+        return result
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], keep: bool, arguments: Any) -> None:
+    if keep:
+        keep_freed_memory()
+    run = build(**arguments)
+    while True:
+        try:
+            call = connection.recv()
+        except EOFError:
+            return
+        start = perf_counter()
+        result = run(**call)
+        connection.send((perf_counter() - start, peak_memory(), result))
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had resident, in MB."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used // (1_000_000 if sys.platform == "darwin" else 1000)
+
+
+def alternate(contestants: Sequence[Contestant], repeats: int, warm_up: int = 2) -> dict[str, Any]:
+    """Let all run in turns, the first rounds not counted; returns what each returned first."""
+    firsts: dict[str, Any] = {}
+    for _ in range(warm_up):
+        for contestant in contestants:
+            firsts.setdefault(contestant.name, contestant.run())
+    for contestant in contestants:
+        contestant.seconds.clear()
+    for _ in range(repeats):
+        for contestant in contestants:
+            contestant.run()
+    return firsts
+
+
+def rows(contestants: Sequence[Contestant], gflop: float | None = None) -> list[dict[str, Any]]:
+    """Median, spread and ratio to the first contestant; `gflop` is the work of one run in its textbook form."""
+    first = median(contestants[0].seconds)
+    return [
+        {
+            "": contestant.name,
+            "median s": round(median(contestant.seconds), 4),
+            "min–max s": f"{min(contestant.seconds):.3f}–{max(contestant.seconds):.3f}",
+            "times faster": round(first / median(contestant.seconds), 2),
+            "peak MB": contestant.peak_mb,
+            **({"GFLOP/s": round(gflop / median(contestant.seconds))} if gflop else {}),
+        }
+        for contestant in contestants
+    ]
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    heads = list(dict.fromkeys(key for line in lines for key in line))
+    body = [" | ".join(str(line.get(head, "")) for head in heads) for line in lines]
+    return "\n".join(f"| {row} |" for row in [" | ".join(heads), " | ".join("---" for _ in heads), *body])
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].partition(":")[2].strip() if names else processor
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "processor": processor,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        **gpu,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def peaks() -> dict[str, int]:
+    """Measured GFLOP/s of a matrix product of 3072² and of a 3×3 convolution of 256 channels, in both precisions."""
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        matrix = torch.rand(3072, 3072).to(dtype)
+        found[f"{name} matrix product"] = round(2 * 3072**3 / _best(torch.mm, matrix, matrix) / 1e9)
+        image = torch.rand(4, 256, 64, 64).to(dtype).contiguous(memory_format=torch.channels_last)
+        kernel = torch.rand(256, 256, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
+        seconds = _best(torch.conv2d, image, kernel, None, 1, 1)
+        found[f"{name} convolution"] = round(2 * 9 * 256**2 * 64**2 * 4 / seconds / 1e9)
+    return found
+
+
+def _best(function: Callable[..., Any], *arguments: Any) -> float:
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(8):
+            start = perf_counter()
+            function(*arguments)
+            seconds.append(perf_counter() - start)
+    return min(seconds)
+
+
+def save(folder: Path, name: str, result: Mapping[str, Any]) -> Path:
+    """Write a result as JSON."""
+    path = folder / f"{name}.json"
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps({"machine": machine(), **result}, indent=1, ensure_ascii=False) + "\n")
+    return path

@@ -1,0 +1,53 @@
+"""`python scripts/benchmark.py`: Impasto against a textbook implementation, on this machine."""
+
+import logging
+from pathlib import Path
+
+from impasto import cli
+from impasto.assets import nearest
+from impasto.errors import UserError
+
+USAGE = """
+Measure Impasto against a textbook implementation: same weights, same inputs, in turns.
+
+  python scripts/benchmark.py train              a training step: 4 images of 256²
+  python scripts/benchmark.py stylize            one image of 512² and of 1024²
+  python scripts/benchmark.py startup            python stylize.py, from process start to PNG, part by part
+  python scripts/benchmark.py loader             images per second of the data loading
+  python scripts/benchmark.py quality            time until the loss that the reference reaches after 4,000 images
+  python scripts/benchmark.py scaling            time and memory against image and batch size, with a plot
+
+  output=DIR             where <task>.json, and plots, go; default: benchmark
+  repeats=N              runs counted, after the warm-up; default: 5
+  image_size= batch_size= width=     px, images, channels; default: the task's
+  images=N               of quality's reference; default: 4000
+  compiled=true|false    whether torch.compile and AOTInductor take part (minutes); default: true
+
+Contestants run in processes of their own, as the allocator's set-up is part of what is measured.
+"""
+
+
+def benchmark(words: list[str]) -> None:
+    """Run a task as the words say. Raises `UserError`."""
+    from impasto.benchmark.measure import save
+    from impasto.benchmark.tasks import TASKS, Options, plot
+
+    if not words or words[0] not in TASKS:
+        hint = nearest(words[0], list(TASKS)) if words else ""
+        raise UserError(f"what should be measured? one of {', '.join(TASKS)}{hint}; --help shows examples")
+    options = cli.parse(words[1:], Options)
+    for key in ("repeats", "batch_size", "width", "images"):
+        if getattr(options, key) < 1:
+            raise UserError(f"{key}={getattr(options, key)} should be at least 1")
+    if options.image_size is not None and (options.image_size < 16 or options.image_size % 4):
+        raise UserError(f"image_size={options.image_size} should be a multiple of 4, 16 at least")
+    folder = Path(options.output)
+    result = TASKS[words[0]](options)
+    path = save(folder, words[0], result)
+    drawn = plot(words[0], result, folder)
+    logging.getLogger("impasto").info("Wrote %s", " and ".join(map(str, filter(None, (path, drawn)))))
+
+
+def main() -> None:
+    """Run `benchmark` on the command line."""
+    cli.run(benchmark, USAGE)

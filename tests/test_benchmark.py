@@ -1,0 +1,154 @@
+import json
+
+import pytest
+import torch
+import yaml
+from torch.testing import assert_close
+
+from impasto.benchmark import contestants, tasks
+from impasto.benchmark.contestants import Learner, learner, textbook_gflop
+from impasto.benchmark.measure import Contestant, alternate, rows, table
+from impasto.benchmark.reference import ReferenceNet
+from impasto.commands.benchmark import benchmark
+from impasto.errors import UserError
+from impasto.hardware import bfloat16_is_fast
+from impasto.models.transformer_net import TransformerNet
+
+from .conftest import ROOT
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 44)])
+def test_the_reference_is_the_same_network(size):
+    net = TransformerNet(width=4, depth=2)
+    content = torch.rand(2, 3, *size)
+    assert_close(ReferenceNet(4, 2).take(net)(content), net(content), rtol=0, atol=1e-5)
+
+
+def test_the_reference_has_the_same_loss_and_gradients():
+    crops = torch.randint(256, (2, 3, 64, 48), dtype=torch.uint8)
+    ours, reference = (
+        Learner(kind, width=4, batch_size=2, style_size=96, precision="float32") for kind in (False, True)
+    )
+    totals = [learning.total(crops.float() / 255) for learning in (ours, reference)]
+    assert_close(totals[0], totals[1], rtol=1e-4, atol=0)
+    one, other = (
+        torch.cat([gradient.flatten() for gradient in torch.autograd.grad(total, list(learning.net.parameters()))])
+        for total, learning in zip(totals, (ours, reference), strict=True)
+    )
+    assert (one - other).norm() < 1e-3 * other.norm()
+
+
+def test_objective_and_photos_are_the_defaults():
+    loss = yaml.safe_load((ROOT / "configs/loss/default.yaml").read_text())
+    assert {name: float(weight) for name, weight in loss["weights"].items()} == contestants.WEIGHTS
+    assert loss["style_layers"] == contestants.STYLE_LAYERS
+    assert loss["content_layers"] == contestants.CONTENT_LAYERS
+    data = yaml.safe_load((ROOT / "configs/data/bundled.yaml").read_text())
+    assert {name: data[name] for name in contestants.AUGMENTATION} == contestants.AUGMENTATION
+    assert data["validation"] == contestants.HELD_OUT
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("auto", id="bfloat16")])
+def test_the_fast_path_learns_what_the_reference_learns(precision):
+    """Same seed, schedule and images: validation losses within 2 %."""
+    if precision == "auto" and not bfloat16_is_fast("cpu"):
+        pytest.skip("this processor does not multiply bfloat16")
+    losses = []
+    for reference in (True, False):
+        run = learner(
+            reference=reference,
+            image_size=64,
+            batch_size=2,
+            images=60,
+            schedule={"learning_rate": 1e-3, "final": 0.05},
+            width=8,
+            style_size=96,
+            **({} if reference else {"precision": precision}),
+        )
+        before = run(validate=True)["loss"]
+        run(count=60)
+        losses.append(run(validate=True)["loss"])
+        assert losses[-1] < before / 2  # it did learn
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_work_is_counted_as_the_papers_layers_say():
+    assert textbook_gflop(256) == pytest.approx(191.6, abs=0.1)
+    assert textbook_gflop(1024, training=False) == pytest.approx(322.5, abs=0.1)
+    assert textbook_gflop(1024, 16, training=False) == pytest.approx(88.8, abs=0.1)
+
+
+def sleeper(*, seconds):
+    import time
+
+    return lambda: time.sleep(seconds) or seconds
+
+
+def test_contestants_take_turns_and_are_compared_with_the_first():
+    pair = [Contestant(str(seconds), sleeper, seconds=seconds) for seconds in (0.2, 0.05)]
+    assert alternate(pair, repeats=3, warm_up=1) == {"0.2": 0.2, "0.05": 0.05}
+    slow, fast = rows(pair, gflop=2.0)
+    for contestant in pair:
+        contestant.close()
+    assert slow["times faster"] == 1
+    assert 2 < fast["times faster"] < 4.5
+    assert slow["GFLOP/s"] == pytest.approx(10, abs=1.5)
+    assert table([slow, fast]).splitlines()[1] == "| --- | --- | --- | --- | --- | --- |"
+
+
+def dying():
+    return lambda: exec("import os; os._exit(9)")
+
+
+def test_a_contestant_that_dies_is_one_line():
+    contestant = Contestant("the hungry one", dying)
+    with pytest.raises(UserError, match="the hungry one ended before its time"):
+        contestant.run()
+
+
+def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
+    result = run(
+        "scripts/benchmark.py", "train", "image_size=64", "batch_size=1", "width=8", "repeats=1", "compiled=false",
+        f"output={tmp_path}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "| impasto, float32 |" in result.stdout
+    written = json.loads((tmp_path / "train.json").read_text())
+    assert {row[""] for row in written["rows"]} >= {"reference", "impasto", "impasto, memory not kept"}
+    assert written["machine"]["torch"] == torch.__version__
+    assert written["peaks"]["float32 matrix product"] > 1
+
+
+def test_time_to_quality_writes_curves_and_a_plot(run, tmp_path):
+    result = run("scripts/benchmark.py", "quality", "image_size=32", "images=80", f"output={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert "Time to quality" in result.stdout
+    curves = json.loads((tmp_path / "quality.json").read_text())["curves"]
+    assert len(curves["reference"]) == 21
+    assert curves["reference"][-1]["images"] == 80
+    assert (tmp_path / "quality.png").stat().st_size > 5000
+
+
+def test_growth_is_the_exponent():
+    points = [{"what": "a", "megapixels": n, "seconds": 3 * n**1.5} for n in (1, 2, 4)]
+    assert tasks._growth(points) == {"a": 1.5}
+
+
+def test_disagreement_ends_the_benchmark():
+    with pytest.raises(UserError, match="impasto does not compute what the reference does"):
+        tasks._check_agreement("impasto", float("nan"), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "what should be measured"),
+        (["trian"], "did you mean 'train'"),
+        (["train", "repeats=0"], "repeats=0 should be at least 1"),
+        (["train", "image_size=70"], "image_size=70 should be a multiple of 4"),
+        (["train", "batch=2"], "did you mean 'batch_size'"),
+    ],
+)
+def test_mistakes_are_one_line(words, message):
+    with pytest.raises(UserError, match=message):
+        benchmark(words)
