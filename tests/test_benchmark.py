@@ -122,7 +122,7 @@ def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
 def test_time_to_quality_writes_curves_and_a_plot(run, tmp_path):
     result = run("scripts/benchmark.py", "quality", "image_size=32", "images=80", f"output={tmp_path}")
     assert result.returncode == 0, result.stderr
-    assert "Time to quality" in result.stdout
+    assert "| impasto, random start |" in result.stdout
     curves = json.loads((tmp_path / "quality.json").read_text())["curves"]
     assert len(curves["reference"]) == 21
     assert curves["reference"][-1]["images"] == 80

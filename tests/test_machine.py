@@ -38,21 +38,30 @@ def test_devices_are_counted(devices, expected):
 
 
 @pytest.mark.parametrize(("capable", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_precision_is_what_the_processor_multiplies(monkeypatch, capable, expected):
+def test_precision_is_what_the_processor_multiplies(monkeypatch, caplog, capable, expected):
     monkeypatch.setattr(machine.torch.cpu, "_is_avx512_bf16_supported", lambda: capable)
     monkeypatch.setattr(machine.torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert machine.choose_precision(OPTIONS) == expected
+    assert ("twice as long" in caplog.text) != capable
     assert machine.choose_precision({**OPTIONS, "precision": "16-mixed"}) == "16-mixed"
 
 
-def test_compilation_is_for_long_runs(monkeypatch, caplog):
-    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+def test_compilation_is_for_long_runs_on_gpus(monkeypatch, caplog):
+    def worth(choice, images):
+        return machine.worth_compiling({**OPTIONS, "compile": choice}, images)
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "somewhere")
     monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/g++")
-    assert not machine.worth_compiling("auto", 3_000)
-    assert machine.worth_compiling("auto", 160_000)
-    assert machine.worth_compiling(True, 1)
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: True)
+    assert worth("auto", 160_000)
+    assert not worth("auto", 3_000)
+    assert not machine.worth_compiling({**OPTIONS, "accelerator": "cpu", "compile": "auto"}, 160_000)
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    assert not worth("auto", 160_000)
+    assert worth(True, 1)
+    assert not worth(False, 160_000)
     monkeypatch.setattr(machine.shutil, "which", lambda _: None)
-    assert not machine.worth_compiling("auto", 160_000)
+    assert not worth(True, 160_000)
     assert "no C++ compiler" in caplog.text
     with pytest.raises(UserError, match="auto, true or false"):
-        machine.worth_compiling("maybe", 1)
+        worth("maybe", 1)

@@ -25,7 +25,7 @@ class Stylizer:
         """From an inference file, a compiled package, an ONNX graph or the name of a style. Raises `UserError`."""
         path = find_checkpoint(ckpt)
         engine = load_engine(path, device, precision)
-        log.info("Style: %s", path)
+        log.info("Style: %s, on %s in %s", path, engine.device, engine.precision)
         return cls(engine)
 
     @property

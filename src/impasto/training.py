@@ -1,5 +1,6 @@
 """Configuration → objects → `fit` → the inference file."""
 
+import hashlib
 import io
 import logging
 import shlex
@@ -19,9 +20,9 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from impasto.assets import provenance
+from impasto.assets import STARTS, provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
-from impasto.checkpoint import load_training_checkpoint, save_network
+from impasto.checkpoint import load_network, load_training_checkpoint, save_network
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
 from impasto.files import whole_file
@@ -31,6 +32,7 @@ from impasto.machine import check_accelerator, choose_precision, count_devices, 
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features, smallest_input
 from impasto.module import Schedule, StyleTransferModule
+from impasto.styles import find_checkpoint
 from impasto.tensors import to_tensor
 
 log = logging.getLogger("impasto")
@@ -61,7 +63,9 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     module.record["content"] = {"name": data.name, "photos": len(data.training)}
     images_seen = resumed[1]["images_seen"] if resumed else 0
     trainer = _trainer(config, run_dir, data, painting, images_seen, resumed[1]["step"] if resumed else 0)
-    compiled = worth_compiling(config["trainer"]["compile"], module.images - images_seen)
+    compiled = worth_compiling(config["trainer"], module.images - images_seen)
+    if trainer.precision == "bf16-mixed":
+        module.loss.vgg.round_kernels(torch.bfloat16)
     _start_folder(config, run_dir)
 
     if resumed:
@@ -109,9 +113,11 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
     style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
     vgg = VGG19Features([*style_layers, *content_layers], **config["vgg"])
     net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
+    start = _start_from(str(config["start"]), net)
     perceptual = PerceptualLoss(vgg, to_tensor(painting), style_layers, content_layers)
     record = {
         "style": {**{key: style[key] for key in ("name", "image_size")}, **provenance(style["image"])},
+        "start": start,
         "loss": loss,
         "vgg": {key: config["vgg"][key] for key in ("source", "pooling")},
         "schedule": config["schedule"],
@@ -129,6 +135,24 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
         config["trainer"]["gradient_clip"],
     )
     return module, painting
+
+
+def _start_from(start: str, net: TransformerNet) -> dict[str, Any]:
+    """Load the weights to start from into `net`; returns the record of whose they were.
+
+    `start` is random, a checkpoint or style, or auto: the network that ships for this architecture, if there is one.
+    A network of another style reaches a new one in a half to a third of the images (README, Speed).
+    """
+    shipped = STARTS / "width{width}_depth{depth}.safetensors".format(**net.arguments)
+    if start == "random" or (start == "auto" and not shipped.is_file()):
+        return {"weights": "random"}
+    path = shipped if start == "auto" else find_checkpoint(start)
+    source, metadata = load_network(path)
+    if source.arguments != net.arguments:
+        raise UserError(f"start={start} has a network of {source.arguments}, not {net.arguments}: start=random does")
+    net.load_state_dict(source.state_dict())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"weights": path.name, "sha256": digest, "style": metadata.get("style", {}).get("name")}
 
 
 def _trainer(

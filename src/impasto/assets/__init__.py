@@ -12,6 +12,7 @@ ASSETS = Path(__file__).parent
 PAINTINGS = ASSETS / "paintings"
 PHOTOS = ASSETS / "photos"
 STYLES = ASSETS / "styles"  # <name>.safetensors
+STARTS = ASSETS / "starts"  # networks to start training from: width<width>_depth<depth>.safetensors
 
 
 def painting(name: str) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from impasto.assets import PHOTOS, painting
+from impasto.assets import PHOTOS, STARTS, painting
 from impasto.benchmark.reference import ReferenceLoss, ReferenceNet, ReferenceVGG
 from impasto.checkpoint import load_network
 from impasto.data.photos import PhotoFiles, PositionBatches, TrainingPhotos, source_size, split
@@ -56,7 +56,7 @@ class Learner:
         torch.manual_seed(0)
         self.reference, self.device = reference, "cuda" if torch.cuda.is_available() else "cpu"
         self.bfloat16 = not reference and precision == "auto" and bfloat16_is_fast(self.device)
-        net = load_network(start)[0].requires_grad_() if start else TransformerNet(width)
+        net = load_network(STARTS / start)[0].requires_grad_() if start else TransformerNet(width)
         vgg = VGG19Features([*STYLE_LAYERS, *CONTENT_LAYERS])
         target = to_tensor(read_image(painting(style), style_size))
         self.weights = LossWeights(**WEIGHTS)

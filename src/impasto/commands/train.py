@@ -35,8 +35,10 @@ Train a network that paints any photo in the style of one painting.
   trainer=auto|cpu|gpu|ddp  trainer.devices=, trainer.num_nodes=, trainer.precision=, trainer.compile=auto|true|false,
                             trainer.gradient_clip=
   loss.weights.…=           content, style, tv; loss.style_layers.relu1_1= …, loss.content_layers.relu4_2=
-  model.width= model.depth= channels at full resolution, residual blocks
+  model=johnson|slim        slim: half the channels; model.width= (channels at full resolution), model.depth= (blocks)
   vgg=oxford|torchvision    or vgg=file vgg.path=FILE vgg.preprocessing=torchvision|caffe; vgg.pooling=max|average
+  start=auto|random|FILE|NAME  weights to start from: of the network that ships (if it has this width and depth), none,
+                            or of an inference file or style
   resume=true|PATH          go on from the run folder's newest checkpoint if there is one, or from a checkpoint
   checkpoint.every= validation.every= (images), seed=
   hydra.run.dir=DIR         default: runs/<style>/<when>
@@ -52,6 +54,7 @@ LITERAL = (
     "data.validation_root",
     "data.packs",
     "vgg.path",
+    "start",
     "resume",
     "hydra.run.dir",
 )

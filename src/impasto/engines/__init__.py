@@ -13,10 +13,11 @@ from jaxtyping import Float32
 
 
 class Engine(Protocol):
-    """What stylizes: `metadata` is the record that its file carries, `device` where it runs."""
+    """What stylizes: `metadata` is the record that its file carries; where and in what precision it runs."""
 
     metadata: dict[str, Any]
     device: str
+    precision: str
 
     def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
         """The stylized image."""

@@ -47,7 +47,7 @@ class CompiledEngine:
                 f"{str(path)!r} was compiled for {changed[0]} {target.get(changed[0])}, not {here[changed[0]]}: "
                 "export it anew on this machine, or take the .safetensors"
             )
-        self.device, self.metadata = wanted, record
+        self.device, self.precision, self.metadata = wanted, str(record.get("precision")), record
         try:
             self.model = torch._inductor.aoti_load_package(str(path))
         except Exception as error:  # of the loader, in C++

@@ -17,6 +17,8 @@ class OnnxEngine:
     Raises `UserError` for a damaged file, another graph, an absent device or a missing package.
     """
 
+    precision = "float32"
+
     def __init__(self, path: Path, device: str = "auto") -> None:
         try:
             import onnxruntime
