@@ -1,6 +1,7 @@
 """Timing side by side: each contestant in a process of its own, taking turns, so that noise hits all alike."""
 
 import json
+import logging
 import multiprocessing
 import platform
 import sys
@@ -45,11 +46,13 @@ class Contestant:
 
     def close(self) -> None:
         """End the process."""
-        self._process.terminate()
-        self._process.join()
+        self._connection.close()  # upon which it returns
+        self._process.join(timeout=20)
+        self._process.kill()
 
 
 def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], keep: bool, arguments: Any) -> None:
+    logging.getLogger("torch").setLevel(logging.ERROR)  # compilers remark on the absence of a GPU
     if keep:
         keep_freed_memory()
     run = build(**arguments)

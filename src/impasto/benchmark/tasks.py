@@ -292,6 +292,7 @@ def quality(options: Options) -> dict[str, Any]:
                 log.info("%s: %d images, %.0f s, loss %.4g", name, point["images"], seconds, point["loss"])
     target, lines = curves["reference"][-1], []
     for name, curve in curves.items():
+        last = curve[-1]
         reached = next((point for point in curve if point["loss"] <= target["loss"]), None)
         lines.append(
             {
@@ -299,7 +300,7 @@ def quality(options: Options) -> dict[str, Any]:
                 "images": reached["images"] if reached else "not reached",
                 "seconds": round(reached["seconds"]) if reached else "",
                 "times faster": round(target["seconds"] / reached["seconds"], 2) if reached else "",
-                "at its end": f"{curve[-1]['images']} images, {curve[-1]['seconds']:.0f} s, loss {curve[-1]['loss']:.4g}",
+                "at its end": f"{last['images']} images, {last['seconds']:.0f} s, loss {last['loss']:.4g}",
             }
         )
     _say(f"Training at {size}² until the validation loss of the reference after {options.images} images:", lines)
