@@ -87,7 +87,7 @@ def sleeper(*, seconds):
 def test_contestants_take_turns_and_are_compared_with_the_first():
     pair = [Contestant(str(seconds), sleeper, seconds=seconds) for seconds in (0.2, 0.05)]
     assert alternate(pair, repeats=3, warm_up=1) == {"0.2": 0.2, "0.05": 0.05}
-    slow, fast = rows(pair, gflop=2.0)
+    slow, fast = rows(pair, {"0.2": 2.0, "0.05": 2.0})
     for contestant in pair:
         contestant.close()
     assert slow["times faster"] == 1

@@ -68,10 +68,12 @@ def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], kee
 
 def peak_memory() -> int:
     """The most memory that this process has had resident, in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where getrusage counts what the parent had when it forked, too
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) // 1000
     import resource
 
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used // (1_000_000 if sys.platform == "darwin" else 1000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1_000_000 if sys.platform == "darwin" else 1000)
 
 
 def alternate(contestants: Sequence[Contestant], repeats: int, warm_up: int = 2) -> dict[str, Any]:
@@ -88,8 +90,8 @@ def alternate(contestants: Sequence[Contestant], repeats: int, warm_up: int = 2)
     return firsts
 
 
-def rows(contestants: Sequence[Contestant], gflop: float | None = None) -> list[dict[str, Any]]:
-    """Median, spread and ratio to the first contestant; `gflop` is the work of one run in its textbook form."""
+def rows(contestants: Sequence[Contestant], gflop: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Median, spread and ratio to the first contestant; `gflop` is each one's work in its textbook form."""
     first = median(contestants[0].seconds)
     return [
         {
@@ -98,7 +100,7 @@ def rows(contestants: Sequence[Contestant], gflop: float | None = None) -> list[
             "min–max s": f"{min(contestant.seconds):.3f}–{max(contestant.seconds):.3f}",
             "times faster": round(first / median(contestant.seconds), 2),
             "peak MB": contestant.peak_mb,
-            **({"GFLOP/s": round(gflop / median(contestant.seconds))} if gflop else {}),
+            "GFLOP/s": round(gflop[contestant.name] / median(contestant.seconds)),
         }
         for contestant in contestants
     ]

@@ -75,7 +75,7 @@ def train(options: Options) -> dict[str, Any]:
         exact = "float32" in name or "reference" in name or not bfloat16_is_fast(_device())
         _check_agreement(name, loss / losses["reference"] - 1, AGREEMENT["float32" if exact else "bfloat16"])
     gflop = batch * textbook_gflop(size, options.width)
-    lines = rows(contestants, gflop)
+    lines = rows(contestants, dict.fromkeys(losses, gflop))
     _say(f"A training step of {batch} images of {size}², {gflop:.0f} GFLOP in the textbook's form:", lines)
     return {"what": {**shape, "gflop": gflop}, "rows": lines, "losses": losses, "peaks": _peaks()}
 
@@ -103,8 +103,9 @@ def stylize(options: Options) -> dict[str, Any]:
                 if "slim" not in name:  # another network
                     difference = float(np.abs(picture - pictures["reference"]).mean())
                     _check_agreement(name, difference, 1e-4 if "32" in name or "onnx" in name else 0.01)
-            lines = rows(contestants, textbook_gflop(size, training=False))
-            _say(f"An image of {size}², {textbook_gflop(size, training=False):.0f} GFLOP (slim: a quarter):", lines)
+            gflop = {name: textbook_gflop(size, 16 if "slim" in name else 32, training=False) for name in pictures}
+            lines = rows(contestants, gflop)
+            _say(f"An image of {size}², {gflop['reference']:.0f} GFLOP in the textbook's form:", lines)
             result[f"{size}"] = lines
     return result
 
