@@ -26,9 +26,8 @@ def test_every_choice_resolves_into_objects(choice):
     if not choice.startswith("style="):
         words.append("style=starry_night")
     config = train._plain(train.compose(CONFIGS, words))
-    assert set(config) == {
-        *("seed", "resume", "style", "data", "model", "vgg", "loss", "schedule", "checkpoint", "validation", "trainer")
-    }
+    groups = {"style", "data", "model", "vgg", "loss", "schedule", "trainer"}
+    assert set(config) == {*groups, "seed", "start", "resume", "checkpoint", "validation"}
     TransformerNet(**config["model"])
     LossWeights(**config["loss"]["weights"])
     Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})

@@ -7,7 +7,7 @@ import pytest
 
 from impasto import export
 from impasto.engines import compiled, load_engine
-from impasto.engines.compiled import CompiledEngine
+from impasto.engines.compiled import CompiledEngine, read_record
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
@@ -56,26 +56,32 @@ def test_bfloat16_is_close_to_float32(small_net):
 
 
 def rewritten(path, target, **changes):
-    """A copy of a package whose record names another target."""
+    """A copy of a package with another record."""
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as copy:
         for entry in source.infolist():
             content = source.read(entry)
             if entry.filename.endswith("_metadata.json") and b"impasto" in content:
                 outer = json.loads(content)
                 record = json.loads(outer["impasto"])
-                record["target"].update(changes)
-                content = json.dumps({**outer, "impasto": json.dumps(record)}).encode()
+                content = json.dumps({**outer, "impasto": json.dumps({**record, **changes})}).encode()
             copy.writestr(entry, content)
     return target
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("torch", "2.0"), ("processor", "armv9 SVE"), ("device", "cuda"), ("system", "Plan 9")]
+    ("key", "value"), [("torch", "2.0"), ("processor", "armv9"), ("device", "cuda"), ("system", "Plan 9")]
 )
 def test_a_package_for_another_machine_is_not_loaded(package, tmp_path, monkeypatch, key, value):
     monkeypatch.setattr(compiled.torch._inductor, "aoti_load_package", pytest.fail)
-    other = rewritten(package[1], tmp_path / "other.pt2", **{key: value})
+    target = {**read_record(package[1])["target"], key: value}
     with pytest.raises(UserError, match=f"was compiled for {key} {value}, not .*export it anew"):
+        CompiledEngine(rewritten(package[1], tmp_path / "other.pt2", target=target))
+
+
+def test_a_package_for_another_processor_is_not_loaded(package, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled.torch._inductor, "aoti_load_package", pytest.fail)
+    other = rewritten(package[1], tmp_path / "other.pt2", instructions=["avx9000"])
+    with pytest.raises(UserError, match="a processor with avx9000, which this one lacks"):
         CompiledEngine(other)
 
 
@@ -88,6 +94,8 @@ def test_damaged_and_foreign_files_are_named(package, graph, tmp_path):
         archive.writestr("a.txt", "a")
     with pytest.raises(UserError, match="not one that Impasto compiled"):
         load_engine(tmp_path / "other.pt2")
+    with pytest.raises(UserError, match="precision=float32: .*net.onnx' was exported in one"):
+        load_engine(graph[1], precision="float32")
     with pytest.raises(UserError, match="runs on .*CPUExecutionProvider"):
         load_engine(graph[1], "mps")
 

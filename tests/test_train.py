@@ -13,9 +13,11 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from impasto import training
 from impasto.checkpoint import load_network, load_training_checkpoint
 from impasto.errors import UserError
 from impasto.image import read_image
+from impasto.models.transformer_net import TransformerNet
 
 from .conftest import ROOT, noise_image
 
@@ -38,7 +40,7 @@ def losses(run_dir: Path, tag: str = "train/total") -> dict[int, float]:
 def great_wave(tmp_path_factory):
     """One run of the real network, at the smallest sensible size, all of whose outputs the tests below look at."""
     run_dir = tmp_path_factory.mktemp("runs") / "great wave (1), a=b"
-    words = ["style=great_wave", "schedule.images=64", "data.image_size=96", f"hydra.run.dir={run_dir}"]
+    words = ["style=great_wave", "start=random", "schedule.images=64", "data.image_size=96", f"hydra.run.dir={run_dir}"]
     result = subprocess.run(
         [sys.executable, "train.py", *words, "trainer.log_every=2", "validation.every=32", "checkpoint.every=32"],
         cwd=ROOT,
@@ -86,6 +88,7 @@ def test_the_inference_file_says_where_it_comes_from(great_wave):
     assert metadata["style"]["title"] == "The Great Wave off Kanagawa"
     assert metadata["images_seen"] == 64
     assert metadata["content"] == {"name": "bundled", "photos": 12}
+    assert metadata["start"] == {"weights": "random"}
     assert set(metadata["versions"]) == {"impasto", "torch", "pytorch-lightning"}
     assert metadata["loss"]["weights"].keys() == {"content", "style", "tv"}
 
@@ -244,6 +247,24 @@ BAD = [
     (["style=starry_night", "seed=[1"], "is not understood: write key=value"),
     (["style=starry_night", "hydra.run.dir=/dev/null/run"], "cannot write '/dev/null/run"),
 ]
+
+
+def test_training_starts_from_the_network_that_ships_or_another(tmp_path, network_file, small_net):
+    shipped, ours = TransformerNet(), TransformerNet(width=4, depth=1)
+    before = shipped.state_dict()["encoder.0.conv.weight"].clone()
+    assert training._start_from("random", shipped) == {"weights": "random"}
+    assert torch.equal(shipped.state_dict()["encoder.0.conv.weight"], before)
+    record = training._start_from("auto", shipped)
+    assert record["style"] == "great_wave"
+    assert not torch.equal(shipped.state_dict()["encoder.0.conv.weight"], before)
+    assert training._start_from("auto", ours) == {"weights": "random"}  # none ships for this one
+    assert training._start_from(str(network_file), ours)["style"] == "test"
+    for name, weight in small_net.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], weight)
+    with pytest.raises(UserError, match="has a network of {'width': 4, 'depth': 1}, not {'width': 16"):
+        training._start_from(str(network_file), TransformerNet(width=16))
+    with pytest.raises(UserError, match="no checkpoint 'none/such.safetensors'"):
+        training._start_from("none/such.safetensors", ours)
 
 
 @pytest.mark.parametrize(("words", "line"), BAD, ids=[" ".join(words) or "nothing" for words, _ in BAD])

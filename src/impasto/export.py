@@ -15,7 +15,7 @@ import torch
 
 from impasto.checkpoint import build_network, load_network, load_training_checkpoint
 from impasto.engines import Engine
-from impasto.engines.compiled import SMALLEST, CompiledEngine, build_target
+from impasto.engines.compiled import SMALLEST, CompiledEngine, build_target, instructions
 from impasto.engines.eager import EagerEngine
 from impasto.engines.onnx import OnnxEngine
 from impasto.errors import UserError
@@ -84,7 +84,12 @@ def export_compiled(
     if shutil.which(compiler) is None:
         raise UserError(f"format=pt2 needs a C++ compiler, and there is no {compiler}: install one, or set CXX")
     eager = EagerEngine(net, device=device, precision=precision)
-    record = {**metadata, "precision": eager.precision, "target": build_target(eager.torch_device.type)}
+    record = {
+        **metadata,
+        "precision": eager.precision,
+        "target": build_target(eager.torch_device.type),
+        "instructions": sorted(instructions()),
+    }
     with whole_file(output) as temporary:
         with _quiet(), torch.no_grad():
             program = _program(_InPrecision(eager.net, eager.torch_device.type, eager.bfloat16), eager.device)

@@ -67,7 +67,9 @@ def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], kee
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had resident, in MB."""
+    """The most memory that this process has had, in MB: on the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 1_000_000
     status = Path("/proc/self/status")
     if status.is_file():  # Linux, where getrusage counts what the parent had when it forked, too
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) // 1000

@@ -49,6 +49,9 @@ def export(words: list[str]) -> None:
     options = cli.parse(words, ExportOptions)
     if options.format not in FORMATS:
         raise UserError(f"format={options.format} is unknown; the formats are {', '.join(FORMATS)}")
+    for key in ("device", "precision"):
+        if options.format != "pt2" and getattr(options, key) != "auto":
+            raise UserError(f"{key}={getattr(options, key)} is for format=pt2; {options.format} leaves it open")
     from impasto.checkpoint import save_network
     from impasto.export import export_compiled, export_onnx, load_any
     from impasto.styles import find_checkpoint

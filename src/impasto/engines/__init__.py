@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float32
 
+from impasto.errors import UserError
+
 
 class Engine(Protocol):
     """What stylizes: `metadata` is the record that its file carries; where and in what precision it runs."""
@@ -28,6 +30,8 @@ def load_engine(path: Path, device: str = "auto", precision: str = "auto") -> En
 
     `device` is auto, cpu, cuda or mps; `precision` auto, float32 or bfloat16, where the file leaves it open.
     """
+    if path.suffix in (".onnx", ".pt2") and precision != "auto":
+        raise UserError(f"precision={precision}: {str(path)!r} was exported in one; a .safetensors leaves it open")
     if path.suffix == ".onnx":
         from impasto.engines.onnx import OnnxEngine
 

@@ -15,11 +15,12 @@ from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
 
 SMALLEST = 4  # px, of the sizes that the graph holds for
+EXTENSIONS = ("amx", "asimd", "avx", "bf16", "bmi", "f16c", "fma", "gfni", "i8mm", "sse", "sve", "vaes")
 
 
 def build_target(device_type: str) -> dict[str, str]:
     """What machine code depends on: it runs only where all of this is equal."""
-    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    processor = platform.machine()
     if device_type == "cuda":
         processor += " sm_{}{}".format(*torch.cuda.get_device_capability())
     return {
@@ -28,6 +29,16 @@ def build_target(device_type: str) -> dict[str, str]:
         "processor": processor,
         "device": device_type,
     }
+
+
+def instructions() -> set[str]:
+    """The processor's extensions, of which compilers use what they find; none known outside Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return {flag for flag in flags if flag.startswith(EXTENSIONS)}
 
 
 class CompiledEngine:
@@ -45,6 +56,11 @@ class CompiledEngine:
         if changed := [key for key in here if here[key] != target.get(key)]:
             raise UserError(
                 f"{str(path)!r} was compiled for {changed[0]} {target.get(changed[0])}, not {here[changed[0]]}: "
+                "export it anew on this machine, or take the .safetensors"
+            )
+        if missing := sorted(set(record.pop("instructions", ())) - instructions()):
+            raise UserError(
+                f"{str(path)!r} was compiled for a processor with {missing[0]}, which this one lacks: "
                 "export it anew on this machine, or take the .safetensors"
             )
         self.device, self.precision, self.metadata = wanted, str(record.get("precision")), record
