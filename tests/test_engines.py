@@ -107,6 +107,16 @@ def test_without_a_compiler_pt2_is_refused_in_one_line(tmp_path, monkeypatch, sm
     assert not list(tmp_path.iterdir())
 
 
+def test_a_compiler_that_fails_is_one_line(tmp_path, monkeypatch, small_net):
+    def failing(*_, **__):
+        raise RuntimeError("C++ compile error\n\nOutput:\nx.cpp:1:2: fatal error: omp.h: No such file\n")
+
+    monkeypatch.setattr(export.torch._inductor, "aoti_compile_and_package", failing)
+    with pytest.raises(UserError, match=r"failed: x.cpp:1:2: fatal error: omp.h: No such file$"):
+        export.export_compiled(small_net, {}, tmp_path / "net.pt2", "cpu")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_graph_without_its_package_is_named(graph, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install 'impasto\[onnx\]'"):

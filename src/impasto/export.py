@@ -91,16 +91,19 @@ def export_compiled(
         "instructions": sorted(instructions()),
     }
     with whole_file(output) as temporary:
-        with _quiet(), torch.no_grad():
-            program = _program(_InPrecision(eager.net, eager.torch_device.type, eager.bfloat16), eager.device)
-            torch._inductor.aoti_compile_and_package(
-                program,
-                package_path=str(temporary),
-                inductor_configs={
-                    "freezing": eager.device == "cpu",  # kernels laid out for the processor once
-                    "aot_inductor.metadata": {"impasto": json.dumps(record)},
-                },
-            )
+        try:
+            with _quiet(), torch.no_grad():
+                torch._inductor.aoti_compile_and_package(
+                    _program(_InPrecision(eager.net, eager.torch_device.type, eager.bfloat16), eager.device),
+                    package_path=str(temporary),
+                    inductor_configs={
+                        "freezing": eager.device == "cpu",  # kernels laid out for the processor once
+                        "aot_inductor.metadata": {"impasto": json.dumps(record)},
+                    },
+                )
+        except RuntimeError as error:  # the base of what Inductor raises, with all the compiler said
+            lines = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
+            raise UserError(f"compiling with {compiler} failed: {lines[0]}") from None
         compare(eager, CompiledEngine(temporary), BFLOAT16_TOLERANCE if eager.bfloat16 else TOLERANCE)
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import platform
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -52,6 +53,7 @@ class Contestant:
 
 
 def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], keep: bool, arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then closes the connection
     logging.getLogger("torch").setLevel(logging.ERROR)  # compilers remark on the absence of a GPU
     if keep:
         keep_freed_memory()

@@ -42,6 +42,7 @@ def benchmark(words: list[str]) -> None:
     if options.image_size is not None and (options.image_size < 16 or options.image_size % 4):
         raise UserError(f"image_size={options.image_size} should be a multiple of 4, 16 at least")
     folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     result = TASKS[words[0]](options)
     path = save(folder, words[0], result)
     drawn = plot(words[0], result, folder)

@@ -60,6 +60,8 @@ def export(words: list[str]) -> None:
     net, metadata = load_any(ckpt)
     name = metadata.get("style", {}).get("name", ckpt.stem)
     output = Path(options.output or f"{name}.{options.format}")
+    if output.suffix != f".{options.format}":  # by which stylize.py knows it
+        raise UserError(f"output={str(output)!r} should end with .{options.format}")
     if output.exists() and output.samefile(ckpt):
         raise UserError(f"output={str(output)!r} is the checkpoint itself: it would be written over")
     if options.format == "onnx":
