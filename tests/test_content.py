@@ -75,7 +75,7 @@ def test_a_pack_changes_neither_split_nor_photos(photos, content):
     assert (packed.training, packed.validation) == (unpacked.training, unpacked.validation)
     assert len(packed.training) == 4
     assert packed.packed is not None and unpacked.packed is None
-    for one, other in zip(packed._photos(), unpacked._photos(), strict=True):
+    for one, other in zip(packed.photos(), unpacked.photos(), strict=True):
         assert torch.equal(one, other)
 
 
@@ -97,7 +97,7 @@ def test_without_space_auto_decodes_and_true_stops(content, monkeypatch, caplog)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
     data = content(images=6)
     assert data.packed is None
-    assert len(data._photos()) == 4
+    assert len(data.photos()) == 4
     assert "not packed: " in caplog.text
     with pytest.raises(UserError, match="data.pack=false does without"):
         content(pack=True)

@@ -55,9 +55,9 @@ def test_bfloat16_is_close_to_float32(small_net):
         EagerEngine(small_net, precision="float64")
 
 
-def rewritten(path, target, **changes):
+def rewritten(path, destination, **changes):
     """A copy of a package with another record."""
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as copy:
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(destination, "w", zipfile.ZIP_STORED) as copy:
         for entry in source.infolist():
             content = source.read(entry)
             if entry.filename.endswith("_metadata.json") and b"impasto" in content:
@@ -65,7 +65,7 @@ def rewritten(path, target, **changes):
                 record = json.loads(outer["impasto"])
                 content = json.dumps({**outer, "impasto": json.dumps({**record, **changes})}).encode()
             copy.writestr(entry, content)
-    return target
+    return destination
 
 
 @pytest.mark.parametrize(

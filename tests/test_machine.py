@@ -48,14 +48,14 @@ def test_precision_is_what_the_processor_multiplies(monkeypatch, caplog, capable
 
 def test_compilation_is_for_long_runs_on_gpus(monkeypatch, caplog):
     def worth(choice, images):
-        return machine.worth_compiling({**OPTIONS, "compile": choice}, images)
+        return machine.worth_compiling({"accelerator": "auto", "compile": choice}, images)
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "somewhere")
     monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/g++")
     monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: True)
     assert worth("auto", 160_000)
     assert not worth("auto", 3_000)
-    assert not machine.worth_compiling({**OPTIONS, "accelerator": "cpu", "compile": "auto"}, 160_000)
+    assert not machine.worth_compiling({"accelerator": "cpu", "compile": "auto"}, 160_000)
     monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
     assert not worth("auto", 160_000)
     assert worth(True, 1)

@@ -10,7 +10,7 @@ from impasto.memory import keep_freed_memory
 {call}
 import torch
 from impasto.models.transformer_net import TransformerNet
-net, content = TransformerNet(16).to(memory_format=torch.channels_last), torch.rand(1, 3, 512, 512)
+net, content = TransformerNet().to(memory_format=torch.channels_last), torch.rand(1, 3, 512, 512)
 with torch.inference_mode():
     for _ in range(4): net(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -269,7 +269,7 @@ SHARES = {"impasto": 0.33, "impasto, random start": 0.6}  # of the reference's i
 
 def quality(options: Options) -> dict[str, Any]:
     """Seconds of training until the validation loss that the reference ends with; validation is not counted."""
-    size, checks = options.image_size or 128, 20
+    size, checks = options.image_size or 128, max(1, min(20, options.images // 40))
     lengths = {"reference": options.images, **{name: round(share * options.images) for name, share in SHARES.items()}}
     plans: dict[str, dict[str, Any]] = {
         "reference": {"keep": False, "reference": True, **REFERENCE},
