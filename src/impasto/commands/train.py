@@ -30,7 +30,7 @@ Train a network that paints any photo in the style of one painting.
   style.image=PATH          a painting of yours; style.name= (default: the file's stem), style.image_size= (px)
   data=bundled|coco|folder  photos to learn from; data.root=DIR, data.image_size= (px), data.batch_size= (per device),
                             data.pack=auto|true|false (decode once, to data.packs=DIR)
-  schedule=quick|full       10 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
+  schedule=quick|full       7 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
   trainer=auto|cpu|gpu|ddp  trainer.devices=, trainer.num_nodes=, trainer.precision=, trainer.compile=auto|true|false,
                             trainer.gradient_clip=
