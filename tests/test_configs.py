@@ -5,7 +5,7 @@ from impasto.commands import train
 from impasto.losses.perceptual import LossWeights
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import LAYERS, VGG19Features
-from impasto.module import Schedule
+from impasto.schedule import Schedule
 
 from .conftest import ROOT
 

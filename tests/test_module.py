@@ -10,7 +10,8 @@ from impasto.errors import UserError
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features
-from impasto.module import Schedule, StyleTransferModule
+from impasto.module import StyleTransferModule
+from impasto.schedule import Schedule
 
 LAYERS = {"relu1_1": 1.0, "relu2_1": 1.0}
 

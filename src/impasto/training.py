@@ -31,7 +31,8 @@ from impasto.losses.perceptual import LossWeights, PerceptualLoss
 from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features, smallest_input
-from impasto.module import Schedule, StyleTransferModule
+from impasto.module import StyleTransferModule
+from impasto.schedule import Schedule
 from impasto.styles import find_checkpoint
 from impasto.tensors import to_tensor
 

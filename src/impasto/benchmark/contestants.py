@@ -23,7 +23,7 @@ from impasto.image import find_images, read_image
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features
-from impasto.module import Schedule
+from impasto.schedule import Schedule
 from impasto.tensors import to_tensor
 
 # configs/loss/default.yaml and the augmentation of configs/data/bundled.yaml: tests hold them equal
