@@ -7,6 +7,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -58,14 +59,12 @@ def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], kee
     if keep:
         keep_freed_memory()
     run = build(**arguments)
-    while True:
-        try:
+    with suppress(EOFError, ConnectionError):  # the parent has closed the connection: the end
+        while True:
             call = connection.recv()
-        except EOFError:
-            return
-        start = perf_counter()
-        result = run(**call)
-        connection.send((perf_counter() - start, peak_memory(), result))
+            start = perf_counter()
+            result = run(**call)
+            connection.send((perf_counter() - start, peak_memory(), result))
 
 
 def peak_memory() -> int:

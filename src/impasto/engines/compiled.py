@@ -1,6 +1,7 @@
 """A network compiled ahead of time by AOTInductor (`.pt2`): machine code for one kind of machine, loaded at once."""
 
 import json
+import logging
 import platform
 import zipfile
 from pathlib import Path
@@ -64,6 +65,7 @@ class CompiledEngine:
                 "export it anew on this machine, or take the .safetensors"
             )
         self.device, self.precision, self.metadata = wanted, str(record.get("precision")), record
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it remarks on the absence of a GPU
         try:
             self.model = torch._inductor.aoti_load_package(str(path))
         except Exception as error:  # of the loader, in C++
