@@ -52,7 +52,7 @@ def parse(words: Sequence[str], options: type[Options]) -> Options:
         if key not in known or not separator:
             raise UserError(f"{word!r} is not understood{nearest(key, known)}; write key=value with {', '.join(known)}")
         try:
-            OmegaConf.update(config, key, value.replace("${", "\\${"))
+            OmegaConf.update(config, key, _escaped(value))
         except ValidationError as error:
             raise UserError(f"{word!r} does not do: {str(error).splitlines()[0]}") from None
     if missing := [key for key in known if OmegaConf.is_missing(config, key)]:
@@ -68,10 +68,15 @@ def literal(word: str, keys: Collection[str]) -> str:
     key, separator, value = word.partition("=")
     if not separator or key.lstrip("+") not in keys:
         return word
-    value = value.replace("${", "\\${")
+    value = _escaped(value)
     value = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a quote and the backslashes before it
     value = re.sub(r"(\\+)$", r"\1\1", value)
     return f"{key}='{value}'"
+
+
+def _escaped(value: str) -> str:
+    """A value in which OmegaConf sees no interpolation: `${` and the backslashes before it are escaped."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
 
 
 def _configure_logging() -> None:
