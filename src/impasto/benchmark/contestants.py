@@ -34,6 +34,11 @@ AUGMENTATION = {"min_scale": 0.1, "colour": 0.3, "patches": 0.1}
 HELD_OUT = 3  # photos
 
 
+def best_device() -> str:
+    """Where everything runs."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Learner:
     """A network, its loss and its optimiser: `reference` in the textbook manner, else as `train.py` does it.
 
@@ -54,7 +59,7 @@ class Learner:
         start: str | None = None,
     ) -> None:
         torch.manual_seed(0)
-        self.reference, self.device = reference, "cuda" if torch.cuda.is_available() else "cpu"
+        self.reference, self.device = reference, best_device()
         self.bfloat16 = not reference and precision == "auto" and bfloat16_is_fast(self.device)
         net = load_network(STARTS / start)[0].requires_grad_() if start else TransformerNet(width)
         vgg = VGG19Features([*STYLE_LAYERS, *CONTENT_LAYERS])
@@ -168,7 +173,7 @@ def stylize_pass(*, kind: str, size: int, width: int = 32, file: str | None = No
     net = TransformerNet(width).eval()
     content = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
     if kind == "reference":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = best_device()
         reference = ReferenceNet(width).take(net).eval().to(device)
 
         def run() -> np.ndarray:

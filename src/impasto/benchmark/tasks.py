@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from impasto.assets import PHOTOS
 from impasto.benchmark.contestants import (
     AUGMENTATION,
+    best_device,
     command,
     learner,
     photos,
@@ -72,7 +73,7 @@ def train(options: Options) -> dict[str, Any]:
             contestants.append(compiled)
         losses = alternate(contestants, options.repeats)
     for name, loss in losses.items():
-        exact = "float32" in name or "reference" in name or not bfloat16_is_fast(_device())
+        exact = "float32" in name or "reference" in name or not bfloat16_is_fast(best_device())
         _check_agreement(name, loss / losses["reference"] - 1, AGREEMENT["float32" if exact else "bfloat16"])
     gflop = batch * textbook_gflop(size, options.width)
     lines = rows(contestants, dict.fromkeys(losses, gflop))
@@ -347,38 +348,6 @@ def _growth(points: Sequence[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def plot(name: str, result: dict[str, Any], folder: Path) -> Path | None:
-    """Draw a task's curves, for the tasks that have some. Raises `UserError` without matplotlib."""
-    if name not in ("quality", "scaling"):
-        return None
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise UserError("the plot takes matplotlib: pip install 'impasto[benchmark]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    if name == "quality":
-        figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-        for who, curve in result["curves"].items():
-            axes.plot([p["seconds"] for p in curve], [p["loss"] for p in curve], label=who)
-        axes.axhline(result["curves"]["reference"][-1]["loss"], color="grey", linewidth=0.5)
-        axes.set(xlabel="training time (s)", ylabel="validation loss", yscale="log")
-        axes.legend()
-    else:
-        groups = list(dict.fromkeys(point["what"] for point in result["rows"]))
-        figure, grid = pyplot.subplots(2, len(groups), figsize=(4 * len(groups), 6), layout="constrained")
-        for column, what in enumerate(groups):
-            points = [point for point in result["rows"] if point["what"] == what]
-            for axes, key in zip(grid[:, column], ("seconds", "MB"), strict=True):
-                axes.plot([p["megapixels"] for p in points], [p[key] for p in points], marker="o")
-                axes.set(title=what, xlabel="megapixels", ylabel=key, xlim=(0, None), ylim=(0, None))
-    path = folder / f"{name}.png"
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-    return path
-
-
 TASKS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "train": train,
     "stylize": stylize,
@@ -419,7 +388,3 @@ def _peaks() -> dict[str, int]:
 
 def _say(title: str, lines: Sequence[dict[str, Any]]) -> None:
     log.info("\n%s\n\n%s\n", title, table(lines))
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

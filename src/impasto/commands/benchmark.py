@@ -30,7 +30,8 @@ Contestants run in processes of their own, as the allocator's set-up is part of 
 def benchmark(words: list[str]) -> None:
     """Run a task as the words say. Raises `UserError`."""
     from impasto.benchmark.measure import save
-    from impasto.benchmark.tasks import TASKS, Options, plot
+    from impasto.benchmark.plots import plot
+    from impasto.benchmark.tasks import TASKS, Options
 
     if not words or words[0] not in TASKS:
         hint = nearest(words[0], list(TASKS)) if words else ""
