@@ -38,11 +38,7 @@ def test_the_reference_has_the_same_loss_and_gradients():
     assert (one - other).norm() < 1e-3 * other.norm()
 
 
-def test_objective_and_photos_are_the_defaults():
-    loss = yaml.safe_load((ROOT / "configs/loss/default.yaml").read_text())
-    assert {name: float(weight) for name, weight in loss["weights"].items()} == contestants.WEIGHTS
-    assert loss["style_layers"] == contestants.STYLE_LAYERS
-    assert loss["content_layers"] == contestants.CONTENT_LAYERS
+def test_photos_are_the_defaults():
     data = yaml.safe_load((ROOT / "configs/data/bundled.yaml").read_text())
     assert {name: data[name] for name in contestants.AUGMENTATION} == contestants.AUGMENTATION
     assert data["validation"] == contestants.HELD_OUT

@@ -2,6 +2,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from impasto.commands import train
+from impasto.commands.configuration import compose, plain
 from impasto.losses.perceptual import LossWeights
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import LAYERS, VGG19Features
@@ -25,9 +26,10 @@ def test_every_choice_resolves_into_objects(choice):
     words = [choice, *GIVEN.get(choice, [])]
     if not choice.startswith("style="):
         words.append("style=starry_night")
-    config = train._plain(train.compose(CONFIGS, words))
+    config = plain(compose(CONFIGS, "train", words))
+    settings = {"seed", "init", "resume", "checkpoint", "validation", "strength", "stroke", "preview"}
     groups = {"style", "data", "model", "vgg", "loss", "schedule", "trainer"}
-    assert set(config) == {*groups, "seed", "start", "resume", "checkpoint", "validation"}
+    assert set(config) == {*groups, *settings}
     TransformerNet(**config["model"])
     LossWeights(**config["loss"]["weights"])
     Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
@@ -44,10 +46,8 @@ def test_files_are_short_and_say_what_they_are(choice):
 
 
 def test_a_schedules_sizes_give_way_to_the_users():
-    config = train._plain(
-        train.compose(CONFIGS, ["style=starry_night", "schedule=full", "data.image_size=128", "style.image_size=300"])
-    )
-    assert (config["data"]["image_size"], config["style"]["image_size"], config["data"]["batch_size"]) == (128, 300, 4)
+    config = plain(compose(CONFIGS, "train", ["style=starry_night", "schedule=full", "data.image_size=128"]))
+    assert (config["data"]["image_size"], config["data"]["batch_size"]) == (128, 4)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_schedules_sizes_give_way_to_the_users():
 )
 def test_a_painting_names_its_style(path, name):
     words = [train.cli.literal(f"style.image={path}", train.LITERAL)]
-    config = train.compose(CONFIGS, words)
+    config = compose(CONFIGS, "train", words)
     assert config.style.image == path
     assert config.style.name == name
     assert config.hydra.run.dir.startswith(f"runs/{name}/")

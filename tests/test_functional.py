@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from impasto.losses.functional import feature_reconstruction, gram_matrix, style_reconstruction, total_variation
+from impasto.losses.functional import (
+    feature_reconstruction,
+    gram_matrix,
+    grid_pattern,
+    style_reconstruction,
+    total_variation,
+)
 
 
 @pytest.fixture
@@ -93,3 +99,19 @@ def test_gradients_are_finite_differences():
         with torch.no_grad():
             slope = (function(argument + step) - function(argument - step)) / 2e-2
         assert_close((gradient * direction).sum(), slope, rtol=0.02, atol=1e-4)
+
+
+def test_grid_pattern_sees_only_what_repeats_with_the_grid():
+    image = torch.rand(1, 3, 64, 64).mul(0).add(0.5)
+    assert grid_pattern(image) == 0
+    striped = image.clone()
+    striped[..., ::4] += 0.4  # a quarter of the columns: variance 0.4^2 * 1/4 * 3/4
+    assert grid_pattern(striped).item() == pytest.approx(0.16 * 3 / 16, rel=1e-4)
+    checkered = image.clone()
+    checkered[..., ::2, ::2] += 0.2
+    checkered[..., 1::2, 1::2] += 0.2
+    assert grid_pattern(checkered).item() == pytest.approx(0.01, rel=1e-4)
+    assert grid_pattern(torch.rand(1, 3, 512, 512)).item() < 1e-5  # noise: 1/12 over 16,384 samples
+    assert grid_pattern(torch.rand(1, 3, 3, 9)) == 0  # no whole period
+    ramp = torch.linspace(0, 1, 400).expand(1, 3, 400, 400)
+    assert grid_pattern(ramp).item() < 1e-4

@@ -51,7 +51,7 @@ def test_compilation_is_for_long_runs_on_gpus(monkeypatch, caplog):
         return machine.worth_compiling({"accelerator": "auto", "compile": choice}, images)
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "somewhere")
-    monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/g++")
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/g++")
     monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: True)
     assert worth("auto", 160_000)
     assert not worth("auto", 3_000)
@@ -60,7 +60,7 @@ def test_compilation_is_for_long_runs_on_gpus(monkeypatch, caplog):
     assert not worth("auto", 160_000)
     assert worth(True, 1)
     assert not worth(False, 160_000)
-    monkeypatch.setattr(machine.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     assert not worth(True, 160_000)
     assert "no C++ compiler" in caplog.text
     with pytest.raises(UserError, match="auto, true or false"):

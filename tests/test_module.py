@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from impasto.errors import UserError
+from impasto.losses.objective import Objective
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features
@@ -21,7 +22,8 @@ def module():
     vgg = VGG19Features(LAYERS)
     loss = PerceptualLoss(vgg, torch.rand(1, 3, 32, 32), LAYERS, {"relu2_1": 1.0})
     net = TransformerNet(width=4, depth=1)
-    return StyleTransferModule(net, loss, LossWeights(content=1, style=1, tv=1), Schedule(images=100), {"seed": 0})
+    objective = Objective(loss, LossWeights(content=1, style=1, tv=1, grid=1))
+    return StyleTransferModule(net, objective, Schedule(images=100), {"seed": 0})
 
 
 def fit(module, batches, **options):
@@ -67,19 +69,19 @@ def test_a_schedule_out_of_range_is_named(values):
 
 def test_training_lowers_the_loss_and_counts_images(module):
     batch = photos(1)[0]
-    before = module._judged(batch)[2].item()
+    before = module._judged(batch)[1]["total"].item()
     fit(module, [batch] * 40)
     assert module.images_seen == 80
-    assert module._judged(batch)[2].item() < 0.5 * before
+    assert module._judged(batch)[1]["total"].item() < 0.5 * before
 
 
 def test_a_bad_step_does_not_poison_the_weights(module, monkeypatch):
     judged, steps = module._judged, []
 
     def sometimes_nan(content):
-        stylized, terms, total = judged(content)
+        stylized, terms = judged(content)
         steps.append(len(steps))
-        return stylized, terms, total * float("nan") if len(steps) == 2 else total
+        return stylized, {**terms, "total": terms["total"] * float("nan")} if len(steps) == 2 else terms
 
     monkeypatch.setattr(module, "_judged", sometimes_nan)
     fit(module, photos(4))
@@ -89,7 +91,12 @@ def test_a_bad_step_does_not_poison_the_weights(module, monkeypatch):
 
 def test_training_stops_where_the_loss_has_blown_up(module, monkeypatch):
     judged = module._judged
-    monkeypatch.setattr(module, "_judged", lambda content: (*judged(content)[:2], judged(content)[2] * float("inf")))
+
+    def exploding(content):
+        stylized, terms = judged(content)
+        return stylized, {**terms, "total": terms["total"] * float("inf")}
+
+    monkeypatch.setattr(module, "_judged", exploding)
     before = copy.deepcopy(module.net.state_dict())
     with pytest.raises(UserError, match=r"lower schedule.learning_rate=0.001"):
         fit(module, photos(50))

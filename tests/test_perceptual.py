@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -29,10 +31,39 @@ def loss(features, painting):
 def test_terms_are_named_and_unweighted(loss):
     stylized, content = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
     terms = loss(stylized, content)
-    assert set(terms) == {"content", "style", "tv", "content/relu2_2", *(f"style/{name}" for name in STYLE)}
+    assert set(terms) == {"content", "style", "tv", "grid", "content/relu2_2", *(f"style/{name}" for name in STYLE)}
     assert_close(terms["style"], sum(weight * terms[f"style/{name}"] for name, weight in STYLE.items()))
     assert_close(terms["content"], 3 * terms["content/relu2_2"])
     assert_close(terms["tv"], total_variation(stylized))
+
+
+def test_relative_terms_are_1_for_the_reference(features, painting):
+    reference = torch.rand(3, 3, 32, 32)
+    relative = PerceptualLoss(features, painting, STYLE, CONTENT, reference)
+    terms = relative(reference, reference.roll(1, 0))
+    for name in ("tv", "grid", "content/relu2_2", *(f"style/{layer}" for layer in STYLE)):
+        assert terms[name].item() == pytest.approx(1, rel=1e-5)
+    assert terms["style"].item() == pytest.approx(sum(STYLE.values()), rel=1e-5)
+
+
+def test_relative_terms_do_not_depend_on_the_scale_of_vgg(features, painting):
+    """A VGG whose features are ten times as large has Gram distances 10^4 times as large."""
+    reference, stylized, content = (torch.rand(2, 3, 32, 32) for _ in range(3))
+    larger = copy.deepcopy(features)
+    larger.relu1_1_kernel.mul_(10)
+    for name in larger.layers:
+        getattr(larger, f"{name}_bias").mul_(10)
+    one, other = (PerceptualLoss(v, painting, STYLE, CONTENT, reference)(stylized, content) for v in (features, larger))
+    for name in one:
+        assert_close(one[name], other[name], rtol=1e-3, atol=0)
+    raw = [PerceptualLoss(v, painting, STYLE, CONTENT)(stylized, content)["style"] for v in (features, larger)]
+    assert raw[1] / raw[0] > 9e3
+
+
+def test_a_painting_that_is_the_reference_has_nothing_to_be_relative_to(features):
+    photo = torch.rand(1, 3, 32, 32)
+    with pytest.raises(UserError, match="nothing to be relative to"):
+        PerceptualLoss(features, photo, STYLE, CONTENT, photo)
 
 
 def test_content_is_zero_for_the_photo_and_style_for_the_painting(loss, painting):
@@ -50,7 +81,7 @@ def test_style_of_a_batch_is_the_mean_of_its_images(loss):
 
 def test_gradient_reaches_the_stylized_only(loss):
     stylized, content = (torch.rand(1, 3, 32, 32, requires_grad=True) for _ in range(2))
-    LossWeights(content=1, style=1, tv=1).total(loss(stylized, content)).backward()
+    LossWeights(content=1, style=1, tv=1, grid=1).total(loss(stylized, content)).backward()
     assert stylized.grad.abs().sum() > 0
     assert content.grad is None
     assert not list(loss.parameters())
@@ -68,16 +99,17 @@ def test_weights_make_the_total():
         "content": torch.tensor(2.0),
         "style": torch.tensor(3.0),
         "tv": torch.tensor(5.0),
+        "grid": torch.tensor(0.5),
         "style/x": torch.tensor(7),
     }
-    assert LossWeights(content=1, style=10, tv=100).total(terms) == 532
+    assert LossWeights(content=1, style=10, tv=100, grid=2).total(terms) == 533
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"content": 1, "style": 1}, "loss.weights.tv is missing"),
-        ({"content": 1, "style": 1, "tv": 1, "styel": 1}, "loss.weights.styel is no term"),
+        ({"content": 1, "style": 1, "grid": 1}, "loss.weights.tv is missing"),
+        ({"content": 1, "style": 1, "tv": 1, "grid": 1, "styel": 1}, "loss.weights.styel is no term"),
         ({"content": 1, "style": -1, "tv": 1}, "loss.weights.style is a number from 0 on, not -1"),
         ({"content": 1, "style": "much", "tv": 1}, "not 'much'"),
         ({"content": 1, "style": float("nan"), "tv": 1}, "not nan"),

@@ -1,9 +1,17 @@
+import json
+
 import pytest
+import torch
 
 from impasto import styles
-from impasto.checkpoint import save_network
+from impasto.assets import PHOTOS, STYLES, painting, provenance
+from impasto.checkpoint import load_network, save_network
+from impasto.commands.train_gallery import SHIPPED
 from impasto.errors import UserError
-from impasto.styles import find_checkpoint
+from impasto.image import read_image
+from impasto.losses.functional import gram_matrix
+from impasto.styles import find_checkpoint, find_checkpoints
+from impasto.tensors import to_tensor
 
 
 def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, small_net):
@@ -21,3 +29,38 @@ def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, smal
         find_checkpoint("some/file.safetensors")
     with pytest.raises(UserError, match=r"did you mean 'night'\?; known here: mine, night"):
         find_checkpoint("nigth")
+
+
+def test_several_have_commas_between_them(tmp_path, monkeypatch, small_net):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(styles, "STYLES", tmp_path / "shipped")
+    for name in ("night", "wave"):
+        save_network(tmp_path / "shipped" / f"{name}.safetensors", small_net, {})
+    save_network(tmp_path / "a,b.safetensors", small_net, {})
+    assert [path.stem for path in find_checkpoints("all")] == ["night", "wave"]
+    assert [path.stem for path in find_checkpoints("wave,night")] == ["wave", "night"]
+    assert [path.name for path in find_checkpoints("a,b.safetensors")] == ["a,b.safetensors"]
+    with pytest.raises(UserError, match="did you mean 'wave'"):
+        find_checkpoints("night,wav")
+
+
+@pytest.mark.parametrize("name", SHIPPED.split(","))
+def test_a_shipped_style_paints_and_says_what_it_is(name, vgg):
+    path = STYLES / f"{name}.safetensors"
+    assert path.stat().st_size <= 3.5e6
+    net, metadata = load_network(path)
+    assert metadata["style"]["sha256"] == provenance(painting(name))["sha256"]
+    assert {"content", "images_seen", "init", "loss", "seed", "strength", "versions", "vgg"} <= metadata.keys()
+    photo = to_tensor(read_image(PHOTOS / "cat.jpg", 160))
+    style = to_tensor(read_image(painting(name), metadata["style"]["stroke"]))
+    with torch.no_grad():
+        stylized = net(photo)
+        target, before, after = (gram_matrix(vgg(each, ["relu3_1"])["relu3_1"]) for each in (style, photo, stylized))
+    assert (after - target).square().mean() < 0.25 * (before - target).square().mean()
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["network"] == metadata
+    assert {256, 512} <= {line["size"] for line in card["scores"]["worth"]}
+    passed = {finding["name"] for finding in card["scores"]["artefacts"] if finding["passed"]}
+    assert {"checkerboard", "holes", "shift", "odd sizes"} <= passed  # the README's table says where others fail
+    assert f"# {metadata['style']['title']}" in path.with_suffix(".md").read_text()
+    assert (STYLES / f"{name}_sheet.jpg").is_file()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from impasto.engines.eager import choose_device
 from impasto.errors import UserError
+from impasto.hardware import choose_device
 from impasto.image import read_image
 from impasto.stylizer import Stylizer, default_output, stylize
 from impasto.tensors import to_tensor

@@ -54,13 +54,13 @@ class StyleTarget(pl.Callback):
 
 
 class TrainingProgress(RichProgressBar):
-    """Lightning's bar with weighted losses in whole numbers, as they run into the millions."""
+    """Lightning's bar with the losses to three digits."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, int | str | float | dict[str, float]]:
-        """Losses without decimals; no version number, as the run folder has the name."""
+        """Losses to three digits; no version number, as the run folder has the name."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return {name: f"{value:,.0f}" for name, value in metrics.items()}
+        return {name: f"{value:.3g}" for name, value in metrics.items()}
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"  # one pass over positions, whatever Lightning calls an epoch

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from impasto.engines.eager import EagerEngine
 from impasto.engines.onnx import OnnxEngine
 from impasto.errors import UserError
 from impasto.files import whole_file
+from impasto.hardware import compiler
 from impasto.models.transformer_net import TransformerNet
 
 log = logging.getLogger("impasto")
@@ -80,9 +79,9 @@ def export_compiled(
     Logs the largest difference to the uncompiled network at three sizes. Raises `UserError` if a difference
     is beyond the precision's tolerance (the file is then not kept), or if there is no C++ compiler.
     """
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise UserError(f"format=pt2 needs a C++ compiler, and there is no {compiler}: install one, or set CXX")
+    name, present = compiler()
+    if not present:
+        raise UserError(f"format=pt2 needs a C++ compiler, and there is no {name}: install one, or set CXX")
     eager = EagerEngine(net, device=device, precision=precision)
     record = {
         **metadata,
@@ -103,7 +102,7 @@ def export_compiled(
                 )
         except RuntimeError as error:  # the base of what Inductor raises, with all the compiler said
             lines = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
-            raise UserError(f"compiling with {compiler} failed: {lines[0]}") from None
+            raise UserError(f"compiling with {name} failed: {lines[0]}") from None
         compare(eager, CompiledEngine(temporary), BFLOAT16_TOLERANCE if eager.bfloat16 else TOLERANCE)
 
 

@@ -1,6 +1,13 @@
-"""What processors can do."""
+"""What this machine's processors and compiler can do."""
+
+import os
+import shutil
 
 import torch
+
+from impasto.errors import UserError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def bfloat16_is_fast(device_type: str) -> bool:
@@ -10,3 +17,28 @@ def bfloat16_is_fast(device_type: str) -> bool:
     if device_type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
+
+
+def takes_bfloat16(precision: str, device_type: str) -> bool:
+    """Whether `precision` (auto, float32 or bfloat16) means bfloat16 on the device. Raises `UserError`."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision is {', '.join(PRECISIONS)}, not {precision!r}")
+    return precision == "bfloat16" or (precision == "auto" and bfloat16_is_fast(device_type))
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` takes the best there is; a device that is asked for and absent raises `UserError`."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, available in present.items() if available))
+    if device.partition(":")[0] not in present:
+        raise UserError(f"device is auto, {', '.join(sorted(present))}, not {device!r}")
+    if not present[device.partition(":")[0]]:
+        raise UserError(f"device={device} was asked for, but this machine has none; device=auto takes what there is")
+    return torch.device(device)
+
+
+def compiler() -> tuple[str, bool]:
+    """The C++ compiler that torch would call, and whether it is there."""
+    name = os.environ.get("CXX", "g++")
+    return name, shutil.which(name) is not None

@@ -67,11 +67,15 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
 
     Raises `UserError` for a suffix that cannot be written, a full disk or a folder without permission.
     """
-    path = Path(path)
-    if path.suffix.lower() not in WRITABLE:
-        raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}")
+    check_writable(Path(path))
     with whole_file(path) as temporary:
         image.save(temporary, quality=95)
+
+
+def check_writable(path: Path) -> None:
+    """Raise `UserError` for a suffix that cannot be written: before minutes are spent on the picture."""
+    if path.suffix.lower() not in WRITABLE:
+        raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}")
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from typing import Any
 
 import pooch
@@ -11,7 +10,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from impasto.errors import UserError
-from impasto.hardware import bfloat16_is_fast
+from impasto.hardware import bfloat16_is_fast, compiler
 
 log = logging.getLogger("impasto")
 
@@ -70,9 +69,9 @@ def worth_compiling(options: dict[str, Any], images: int) -> bool:
         raise UserError(f"trainer.compile is auto, true or false, not {choice!r}")
     if not (choice is True or (choice == "auto" and _device_type(options) == "cuda" and images >= COMPILE_FROM)):
         return False
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        log.warning("there is no C++ compiler %s: training runs uncompiled, slower on a GPU", compiler)
+    name, present = compiler()
+    if not present:
+        log.warning("there is no C++ compiler %s: training runs uncompiled, slower on a GPU", name)
         return False
     kept = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(pooch.os_cache("impasto") / "compiled"))
     log.info("Compiling: a minute or two, less the next time: kept in %s", kept)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from impasto.errors import UserError
-from impasto.losses.perceptual import LossWeights, PerceptualLoss
+from impasto.losses.objective import Objective
 from impasto.models.transformer_net import TransformerNet
 from impasto.schedule import Schedule
 
@@ -25,14 +25,13 @@ class StyleTransferModule(pl.LightningModule):
     def __init__(
         self,
         net: TransformerNet,
-        loss: PerceptualLoss,
-        weights: LossWeights,
+        objective: Objective,
         schedule: Schedule,
         record: dict[str, Any],
         gradient_clip: float = float("inf"),
     ) -> None:
         super().__init__()
-        self.net, self.loss, self.weights, self.schedule = net, loss, weights, schedule
+        self.net, self.objective, self.schedule = net, objective, schedule
         self.record, self.gradient_clip = record, gradient_clip
         self.images, self.images_seen = schedule.images, 0
         self.bad_steps: Tensor | int = 0
@@ -55,24 +54,23 @@ class StyleTransferModule(pl.LightningModule):
 
     def training_step(self, content: Tensor, batch_idx: int) -> Float[Tensor, ""]:
         """The weighted total; every term goes to the log."""
-        stylized, terms, total = self._judged(content)
+        stylized, terms = self._judged(content)
         self.images_seen += len(content) * self.trainer.world_size
-        self._log("train", {**terms, "total": total}, batch_size=len(content))
+        self._log("train", terms, batch_size=len(content))
         detached = stylized.detach()
         self._log(
             "train/output", {"min": detached.amin(), "mean": detached.mean(), "max": detached.amax()}, len(content)
         )
         self.log("learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]  # one optimizer
         self.log("step", float(self.images_seen))  # TensorBoard's horizontal axis: images
-        shown = {"content": terms["content"] * self.weights.weights["content"]}
-        shown["style"] = terms["style"] * self.weights.weights["style"]
-        self.log_dict({name: value.detach() for name, value in shown.items()}, prog_bar=True, logger=False)
-        return total
+        shown = {name: terms[name].detach() for name in ("total", "content", "style")}
+        self.log_dict(shown, prog_bar=True, logger=False)
+        return terms["total"]
 
     def validation_step(self, content: Tensor, batch_idx: int) -> None:
         """Terms over the held-out photos."""
-        _, terms, total = self._judged(content)
-        self._log("val", {**terms, "total": total}, batch_size=len(content), sync_dist=True)
+        _, terms = self._judged(content)
+        self._log("val", terms, batch_size=len(content), sync_dist=True)
         self.log("step", float(self.images_seen), sync_dist=True)
         self.validated_at = self.images_seen
 
@@ -98,7 +96,7 @@ class StyleTransferModule(pl.LightningModule):
         if self.trainer.global_step % self.patience == 0 and self.bad_steps >= self.patience:
             raise UserError(
                 f"the gradient has not been finite for {self.patience} steps, at {self.images_seen} images: "
-                f"lower schedule.learning_rate={self.schedule.learning_rate} or the loss weights, then resume=true"
+                f"lower schedule.learning_rate={self.schedule.learning_rate} or strength, then resume=true"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -109,10 +107,9 @@ class StyleTransferModule(pl.LightningModule):
         """Go on counting where the checkpoint stands."""
         self.images_seen = checkpoint["impasto"]["images_seen"]
 
-    def _judged(self, content: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def _judged(self, content: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         stylized = self(content)
-        terms = self.loss(stylized.to(memory_format=torch.channels_last), content)
-        return stylized, terms, self.weights.total(terms)
+        return stylized, self.objective(stylized.to(memory_format=torch.channels_last), content)
 
     def _log(self, stage: str, values: dict[str, Tensor], batch_size: int, sync_dist: bool = False) -> None:
         self.log_dict(

@@ -7,6 +7,17 @@ from impasto.assets import STYLES, nearest
 from impasto.errors import UserError
 
 
+def find_checkpoints(ckpt: str) -> list[Path]:
+    """What `ckpt=` means where it may be several: `all` that ship, or names and files with commas between them."""
+    if ckpt == "all":
+        if shipped := sorted(STYLES.glob("*.safetensors")):
+            return shipped
+        raise UserError(f"ckpt=all: no style ships in {STYLES}; train one with python train.py style=starry_night")
+    if Path(ckpt).is_file():  # whose name may have a comma
+        return [Path(ckpt)]
+    return [find_checkpoint(name) for name in ckpt.split(",")]
+
+
 def find_checkpoint(ckpt: str) -> Path:
     """What `ckpt=` means: a file, a style that ships with the package, or the newest run of that style in `runs`."""
     if Path(ckpt).is_file():

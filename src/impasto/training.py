@@ -20,23 +20,23 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from impasto.assets import STARTS, provenance
+from impasto.assets import STYLES, provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
 from impasto.checkpoint import load_network, load_training_checkpoint, save_network
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
 from impasto.files import whole_file
-from impasto.image import read_image
-from impasto.losses.perceptual import LossWeights, PerceptualLoss
+from impasto.losses.objective import build_objective, read_painting
 from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
 from impasto.models.transformer_net import TransformerNet
-from impasto.models.vgg import VGG19Features, smallest_input
+from impasto.models.vgg import smallest_input
 from impasto.module import StyleTransferModule
 from impasto.schedule import Schedule
 from impasto.styles import find_checkpoint
-from impasto.tensors import to_tensor
 
 log = logging.getLogger("impasto")
+
+FIRST_STYLES = ("great_wave", "starry_night")  # shipped, in the order in which init=auto takes them
 
 
 def train(config: dict[str, Any], run_dir: Path) -> Path:
@@ -59,14 +59,18 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     if resumed:
         _check_same_network(resumed, module)
     data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
-    if data.image_size < (smallest := smallest_input(module.loss.vgg.layers)):
+    if data.image_size < (smallest := smallest_input(module.objective.loss.vgg.layers)):
         raise UserError(f"data.image_size={data.image_size} is too small for VGG19: it takes {smallest} px")
-    module.record["content"] = {"name": data.name, "photos": len(data.training)}
+    module.record["content"] = {
+        "name": data.name,
+        "photos": len(data.training),
+        "validation": len(data.validation),
+    }
     images_seen = resumed[1]["images_seen"] if resumed else 0
     trainer = _trainer(config, run_dir, data, painting, images_seen, resumed[1]["step"] if resumed else 0)
     compiled = worth_compiling(config["trainer"], module.images - images_seen)
     if trainer.precision == "bf16-mixed":
-        module.loss.vgg.round_kernels(torch.bfloat16)
+        module.objective.loss.vgg.round_kernels(torch.bfloat16)
     _start_folder(config, run_dir)
 
     if resumed:
@@ -77,7 +81,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     else:
         if compiled:
             module.net.compile()
-            module.loss.compile()
+            module.objective.loss.compile()
         _fit(trainer, module, data, run_dir, resumed[0] if resumed else None)
     exported = run_dir / f"{name}.safetensors"
     if trainer.is_global_zero:
@@ -106,21 +110,17 @@ def checkpoints(run_dir: Path) -> list[Path]:
 def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
     """The module and its painting."""
     style, loss = config["style"], config["loss"]
-    weights = LossWeights(**loss["weights"])
     schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
-    if style["image_size"] < 1:
-        raise UserError(f"style.image_size={style['image_size']} should be at least 1 px")
-    painting = read_image(style["image"], style["image_size"])
-    style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
-    vgg = VGG19Features([*style_layers, *content_layers], **config["vgg"])
+    painting = read_painting(style["image"], config["stroke"])
+    objective = build_objective(painting, loss, config["vgg"], config["strength"])
     net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
-    start = _start_from(str(config["start"]), net)
-    perceptual = PerceptualLoss(vgg, to_tensor(painting), style_layers, content_layers)
+    init = _initialise(str(config["init"]), net, provenance(style["image"])["sha256"])
     record = {
-        "style": {**{key: style[key] for key in ("name", "image_size")}, **provenance(style["image"])},
-        "start": start,
+        "style": {"name": style["name"], "stroke": config["stroke"], **provenance(style["image"])},
+        "init": init,
+        "strength": config["strength"],
         "loss": loss,
-        "vgg": {key: config["vgg"][key] for key in ("source", "pooling")},
+        "vgg": {key: config["vgg"][key] for key in ("source", "preprocessing", "pooling")},
         "schedule": config["schedule"],
         "image_size": config["data"]["image_size"],
         "batch_size": config["data"]["batch_size"],
@@ -129,8 +129,7 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
     }
     module = StyleTransferModule(
         net,
-        perceptual.to(memory_format=torch.channels_last),
-        weights,
+        objective,
         schedule,
         record,
         config["trainer"]["gradient_clip"],
@@ -138,19 +137,29 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
     return module, painting
 
 
-def _start_from(start: str, net: TransformerNet) -> dict[str, Any]:
+def _initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
     """Load the weights to start from into `net`; returns the record of whose they were.
 
-    `start` is random, a checkpoint or style, or auto: the network that ships for this architecture, if there is one.
-    A network of another style reaches a new one in a half to a third of the images (README, Speed).
+    `init` is random, a checkpoint or style, or auto: a style that ships, of this architecture but of another painting
+    than this one (by its SHA-256), if there is one.
+    A network of another style reaches a new one in fewer images (README, Speed).
     """
-    shipped = STARTS / "width{width}_depth{depth}.safetensors".format(**net.arguments)
-    if start == "random" or (start == "auto" and not shipped.is_file()):
+    if init == "random":
         return {"weights": "random"}
-    path = shipped if start == "auto" else find_checkpoint(start)
-    source, metadata = load_network(path)
-    if source.arguments != net.arguments:
-        raise UserError(f"start={start} has a network of {source.arguments}, not {net.arguments}: start=random does")
+    if init == "auto":
+        for name in FIRST_STYLES:
+            path = STYLES / f"{name}.safetensors"
+            if path.is_file():
+                source, metadata = load_network(path)
+                if source.arguments == net.arguments and metadata["style"].get("sha256") != painting:
+                    break
+        else:
+            return {"weights": "random"}
+    else:
+        path = find_checkpoint(init)
+        source, metadata = load_network(path)
+        if source.arguments != net.arguments:
+            raise UserError(f"init={init} has a network of {source.arguments}, not {net.arguments}: init=random does")
     net.load_state_dict(source.state_dict())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"weights": path.name, "sha256": digest, "style": metadata.get("style", {}).get("name")}

@@ -1,4 +1,4 @@
-"""What ships with the package: paintings, photos and (later) trained styles, with their records."""
+"""What ships with the package: paintings, photos and trained styles, with their records."""
 
 import csv
 import hashlib
@@ -11,8 +11,7 @@ from impasto.errors import UserError
 ASSETS = Path(__file__).parent
 PAINTINGS = ASSETS / "paintings"
 PHOTOS = ASSETS / "photos"
-STYLES = ASSETS / "styles"  # <name>.safetensors
-STARTS = ASSETS / "starts"  # networks to start training from: width<width>_depth<depth>.safetensors
+STYLES = ASSETS / "styles"  # <name>.safetensors, with its card
 
 
 def painting(name: str) -> Path:

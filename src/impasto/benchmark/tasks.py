@@ -1,8 +1,6 @@
 """The benchmark's tables: each task runs its contestants, prints what it found and returns it as plain data."""
 
 import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -33,7 +31,7 @@ from impasto.data.content import ContentDataModule
 from impasto.data.photos import PositionBatches, TrainingPhotos
 from impasto.errors import UserError
 from impasto.export import export_compiled, export_onnx
-from impasto.hardware import bfloat16_is_fast
+from impasto.hardware import bfloat16_is_fast, compiler
 from impasto.image import read_image, save_image
 from impasto.models.transformer_net import TransformerNet
 
@@ -264,7 +262,7 @@ def _images_per_second(batches: Callable[[], Any], seconds: float = 4.0) -> floa
 
 REFERENCE = {"batch_size": 4, "schedule": {"learning_rate": 1e-3}}
 OURS = {"batch_size": 2, "schedule": {"learning_rate": 1e-3, "warmup": 100, "final": 0.02}}
-START = "width32_depth5.safetensors"  # of another painting, as start=auto takes it
+START = "great_wave.safetensors"  # of another painting, as init=auto takes it
 SHARES = {"impasto": 0.33, "impasto, random start": 0.6}  # of the reference's images: the lengths of our schedules
 
 
@@ -369,7 +367,7 @@ def _exports(folder: Path, options: Options) -> dict[str, Path]:
     torch.manual_seed(0)
     net, files = TransformerNet().eval(), {"onnx": folder / "net.onnx"}
     export_onnx(net, {}, files["onnx"])
-    if options.compiled and shutil.which(os.environ.get("CXX", "g++")):
+    if options.compiled and compiler()[1]:
         files["pt2"] = folder / "net.pt2"
         export_compiled(net, {}, files["pt2"])
     return files

@@ -15,9 +15,11 @@ Stylize an image, or every image under a folder, in one forward pass each.
   python stylize.py ckpt=starry_night input=photo.jpg output=night.png size=1024
   python stylize.py ckpt=starry_night input=holiday/ output=painted/ device=cuda
 
-  ckpt=FILE|NAME    an inference file (.safetensors, .onnx, .pt2) or a style: one that ships, else your newest run of it
+  ckpt=FILE|NAME    an inference file (.safetensors, .onnx, .pt2), or a style: one that ships, else your newest run;
+                    several with commas between them, or all that ship
   input=PATH        an image or a folder (any depth)
-  output=PATH       a file or a folder; default: beside the input, as photo_starry_night.jpg
+  output=PATH       a file or a folder; default: beside the input, as photo_starry_night.jpg; of several styles, each
+                    gets its own folder in output
   size=PIXELS       long side of the result; default: the size of the input
   device=auto|cpu|cuda|mps
   precision=auto|float32|bfloat16   of .safetensors; default: bfloat16 where the hardware multiplies it, twice as fast
@@ -44,9 +46,15 @@ def stylize(words: list[str]) -> None:
     if options.size is not None and options.size < 1:
         raise UserError(f"size={options.size} should be at least 1 px")
     from impasto import stylizer  # takes a while: mistakes above are answered at once
+    from impasto.styles import find_checkpoints
 
-    network = stylizer.Stylizer.load(options.ckpt, options.device, options.precision)
-    stylizer.stylize(network, Path(options.input), options.output, options.size)
+    paths = find_checkpoints(options.ckpt)
+    for path in paths:
+        network = stylizer.Stylizer.load(str(path), options.device, options.precision)
+        output = options.output
+        if output is not None and len(paths) > 1:
+            output = f"{output.rstrip('/')}/{network.name}/"
+        stylizer.stylize(network, Path(options.input), output, options.size)
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from impasto.engines.eager import choose_device, memory_errors
+from impasto.engines.eager import memory_errors
 from impasto.errors import UserError
+from impasto.hardware import choose_device
 from impasto.models.transformer_net import TransformerNet
 
 SMALLEST = 4  # px, of the sizes that the graph holds for

@@ -10,23 +10,8 @@ import torch
 from jaxtyping import Float32
 
 from impasto.checkpoint import load_network
-from impasto.errors import UserError
-from impasto.hardware import bfloat16_is_fast
+from impasto.hardware import choose_device, takes_bfloat16
 from impasto.models.transformer_net import TransformerNet
-
-PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-def choose_device(device: str) -> torch.device:
-    """`auto` takes the best there is; a device that is asked for and absent raises `UserError`."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, available in present.items() if available))
-    if device.partition(":")[0] not in present:
-        raise UserError(f"device is auto, {', '.join(sorted(present))}, not {device!r}")
-    if not present[device.partition(":")[0]]:
-        raise UserError(f"device={device} was asked for, but this machine has none; device=auto takes what there is")
-    return torch.device(device)
 
 
 class EagerEngine:
@@ -39,15 +24,12 @@ class EagerEngine:
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise UserError(f"precision is {', '.join(PRECISIONS)}, not {precision!r}")
         self.torch_device = choose_device(device)
+        self.bfloat16 = takes_bfloat16(precision, self.torch_device.type)
+        self.precision = "bfloat16" if self.bfloat16 else "float32"
         self.device = str(self.torch_device)
         self.net = net.eval().to(self.torch_device).to(memory_format=torch.channels_last)
         self.metadata = metadata or {}
-        if precision == "auto":
-            precision = "bfloat16" if bfloat16_is_fast(self.torch_device.type) else "float32"
-        self.precision, self.bfloat16 = precision, precision == "bfloat16"
 
     @classmethod
     def load(cls, path: Path, device: str = "auto", precision: str = "auto") -> "EagerEngine":

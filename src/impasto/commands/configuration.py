@@ -1,0 +1,97 @@
+"""Hydra's configuration for the entry points that use it, with every mistake in one line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from impasto import cli
+from impasto.assets import PHOTOS, nearest, painting
+from impasto.errors import UserError
+
+# values without a default, and how to give them
+EXAMPLES = {
+    "content": "content=photo.jpg",
+    "style.image": "style=starry_night, or style.image=my_painting.jpg",
+    "data.root": "data.root=DIR",
+    "vgg.path": "vgg.path=FILE",
+}
+
+# kind of a default → kinds that may replace it, and their name
+NUMBERS = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((float, int), "a number"),
+}
+
+
+def register_resolvers() -> None:
+    """What the configuration files may say: `${painting:NAME}`, `${photos:}`, `${stem:PATH}`."""
+    OmegaConf.register_new_resolver("painting", lambda name: str(painting(name)), replace=True)
+    OmegaConf.register_new_resolver("photos", lambda: str(PHOTOS), replace=True)
+    OmegaConf.register_new_resolver("stem", stem, replace=True)
+
+
+def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
+    """Hydra's configuration `name` with its `hydra` node. Raises `UserError` for a word that does not fit."""
+    with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
+        try:
+            config = hydra.compose(name, list(words), return_hydra_config=True)
+            choices = [word for word in words if (config_dir / word.partition("=")[0]).is_dir()]
+            _check_types(config, hydra.compose(name, choices))
+            return config
+        except MissingConfigException as error:
+            group, _, option = (error.missing_cfg_file or "").rpartition("/")
+            known = list(error.options or [])
+            raise UserError(
+                f"{group} {option!r} is unknown{nearest(option, known)}; known: {', '.join(known)}"
+            ) from None
+        except OverrideParseException as error:
+            raise UserError(f"{error.override!r} is not understood: write key=value, see --help") from None
+        except HydraException as error:
+            problem = str(error).splitlines()[0].removesuffix(".")
+            key = problem.split("'")[1] if "'" in problem else ""
+            known = cli.flatten(OmegaConf.to_container(hydra.compose(name)))
+            if key and key not in known:
+                problem = f"{key!r} is unknown"
+            raise UserError(f"{problem}{nearest(key, known)}; --help lists the options") from None
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data, all interpolations resolved."""
+    for key, example in EXAMPLES.items():
+        group, _, leaf = key.rpartition(".")
+        node = OmegaConf.select(config, group) if group else config
+        if node is not None and OmegaConf.is_missing(node, leaf):
+            raise UserError(f"{key}=… is missing: say {example}")
+    try:
+        ours = OmegaConf.masked_copy(
+            config, [key for key in map(str, config) if key != "hydra"]
+        )  # whose values need a job
+        container: Any = OmegaConf.to_container(ours, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from None
+    return {str(key): value for key, value in container.items()}
+
+
+def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> None:
+    """Compare each number of the configuration with the kind of number that is its default."""
+    for key in map(str, defaults):
+        if any(OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) for node in (config, defaults)):
+            continue
+        name, value, default = f"{prefix}{key}", config[key], defaults[key]
+        if isinstance(default, DictConfig) and isinstance(value, DictConfig):
+            _check_types(value, default, f"{name}.")
+        allowed, description = NUMBERS.get(type(default), ((type(value),), ""))
+        if type(value) not in allowed:
+            raise UserError(f"{name}={value!r} should be {description}")
+
+
+def stem(path: str) -> str:
+    """A name for files and folders from a path: `My painting (1).jpg` → `My_painting_1`."""
+    words = "".join(letter if letter.isalnum() or letter in "-_" else " " for letter in Path(path).stem).split()
+    return "_".join(words) or "style"

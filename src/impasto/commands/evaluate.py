@@ -1,0 +1,185 @@
+"""`python scripts/evaluate.py`: one command, one report on how good a network is."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from impasto import cli
+from impasto.errors import UserError
+
+log = logging.getLogger("impasto")
+
+USAGE = """
+Score a network on photos that it has not learned from; writes a model card beside the weights.
+
+  python scripts/evaluate.py ckpt=starry_night
+  python scripts/evaluate.py ckpt=runs/mine/2026-01-31_12-00-00/mine.safetensors content=holiday/ photos=20,10,5
+  python scripts/evaluate.py ckpt=old.safetensors painting=starry_night
+
+  ckpt=FILE|NAME        an inference file, a training checkpoint, or a style as in stylize.py
+  content=DIR           photos; default: those that ship (without the ones that the network learned from)
+  sizes=256,512,1024    long sides (px); a photo smaller than a size is left out there, and said
+  photos=6,3,2          how many photos at each size
+  iterations=100        of the optimiser, at most; L-BFGS from noise, and from the photo
+  painting=PATH|NAME    where the network's own is not known
+  output=DIR            for <style>.md, <style>.json, <style>_sheet.jpg and TensorBoard's hparams; default: beside the
+                        weights, or runs/<style>/scores of a style that ships
+  device=auto|cpu|cuda|mps   precision=auto|float32|bfloat16
+
+The report: how many iterations one pass is worth, terms by layer against the photo's and the optimiser's, SSIM and
+LPIPS to the photo, the artefact suite, milliseconds and memory. Five to ten minutes on two cores.
+"""
+
+
+@dataclass
+class EvaluateOptions:
+    """Options of the command line, as in `USAGE`."""
+
+    ckpt: str = MISSING
+    content: str | None = None
+    sizes: str = "256,512,1024"
+    photos: str = "6,3,2"
+    iterations: int = 100
+    painting: str | None = None
+    output: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def main(config_dir: Path) -> None:
+    """Run the evaluation on the command line; `config_dir` has the weights for networks without a record of theirs."""
+
+    def command(words: list[str]) -> None:
+        evaluate(config_dir, cli.parse(words, EvaluateOptions))
+
+    cli.run(command, USAGE)
+
+
+def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
+    """Score a network and write its card. Raises `UserError`."""
+    sizes, photos = _numbers("sizes", options.sizes), _numbers("photos", options.photos)
+    if len(sizes) != len(photos):
+        raise UserError(f"photos={options.photos} should have as many numbers as sizes={options.sizes}")
+    if options.iterations < 1:
+        raise UserError(f"iterations={options.iterations} should be at least 1")
+
+    from impasto.assets import STYLES
+    from impasto.evaluation.card import write_card
+    from impasto.evaluation.scores import Plan, score, speed
+    from impasto.export import load_any
+    from impasto.hardware import choose_device
+    from impasto.losses.objective import build_objective, read_painting
+    from impasto.styles import find_checkpoint
+
+    path = find_checkpoint(options.ckpt)
+    net, metadata = load_any(path)
+    objective_options = _objective(config_dir, metadata)
+    painting = read_painting(_painting(options, metadata), objective_options["stroke"])
+    objective = build_objective(
+        painting, objective_options["loss"], objective_options["vgg"], objective_options["strength"]
+    )
+    plan = Plan(sizes, photos, options.iterations, choose_device(options.device), options.precision)
+    content = _content(options, metadata)
+    beside = path.parent if path.parent != STYLES else Path("runs", path.stem, "scores")  # the package is no place
+    folder = beside if options.output is None else Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    scores, sheet = score(net, objective, painting, content, plan)
+    card = {
+        "network": metadata,
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "objective": objective_options,
+        "iterations": options.iterations,
+        "scores": scores,
+        "speed": speed(path, sizes) if path.suffix != ".ckpt" else [],
+    }
+    written = write_card(folder / path.stem, card, sheet)
+    _to_tensorboard(folder, card)
+    for finding in scores["artefacts"]:
+        verdict = "passed" if finding["passed"] else "FAILED"
+        log.info("%s: %s (%s, at most %s)", finding["name"], verdict, finding["value"], finding["limit"])
+    log.info("Wrote %s", ", ".join(map(str, written)))
+    return card
+
+
+def _numbers(key: str, value: str) -> list[int]:
+    words = value.split(",")
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise UserError(f"{key}={value} should be whole numbers above 0 with commas between them")
+    return [int(word) for word in words]
+
+
+def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What the network was trained for; the default where it does not say."""
+    if "relative" in metadata.get("loss", {}):
+        return {
+            "loss": metadata["loss"],
+            "vgg": metadata["vgg"],
+            "strength": metadata["strength"],
+            "stroke": metadata["style"]["stroke"],
+        }
+    import yaml
+
+    log.warning("the network does not say what it was trained for: it is measured by the default objective")
+    loss, defaults = (
+        yaml.safe_load((config_dir / name).read_text(encoding="utf-8")) for name in ("loss/default.yaml", "train.yaml")
+    )
+    return {"loss": loss, "vgg": {"source": "oxford"}, "strength": defaults["strength"], "stroke": defaults["stroke"]}
+
+
+def _painting(options: EvaluateOptions, metadata: dict[str, Any]) -> Path:
+    """The file of the network's painting: as named, or one of ours, known by its content."""
+    from impasto.assets import PAINTINGS, painting, provenance
+
+    if options.painting is not None:
+        return Path(options.painting) if Path(options.painting).is_file() else painting(options.painting)
+    digest = metadata.get("style", {}).get("sha256")
+    for file in PAINTINGS.glob("*.jpg"):
+        if provenance(file)["sha256"] == digest:
+            return file
+    raise UserError("the network's painting is none of those that ship: painting=FILE, as it was for training")
+
+
+def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
+    """Photos that the network has not learned from; among those that ship, the large ones first."""
+    from PIL import Image
+
+    from impasto.assets import PHOTOS
+    from impasto.data.photos import split
+    from impasto.image import find_images
+
+    if options.content is not None:
+        return find_images(options.content)
+    photos, learned = find_images(PHOTOS), metadata.get("content", {})
+    if learned.get("name") == "bundled":
+        photos = split(photos, learned["validation"], metadata["seed"])[1]
+
+    def long_side(path: Path) -> int:
+        with Image.open(path) as image:
+            return max(image.size)
+
+    return sorted(photos, key=lambda path: (-long_side(path), path.name))  # so that all sizes have the same
+
+
+def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:
+    """Settings and scores, side by side with other networks' in TensorBoard's HPARAMS."""
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    metadata, scores = card["network"], card["scores"]
+    settings = {
+        "style": metadata.get("style", {}).get("name", "unknown"),
+        "strength": card["objective"]["strength"],
+        "stroke": card["objective"]["stroke"],
+        "images": metadata.get("images_seen", 0),
+        "parameters": card["parameters"],
+    }
+    values = {
+        f"worth/{line['size']}/{line['start']}": line["limit"] if line["median"] is None else line["median"]
+        for line in scores["worth"]
+    }
+    values |= {f"artefacts/{finding['name']}": finding["value"] for finding in scores["artefacts"]}
+    values["ssim"] = scores["similarity"]["ssim"]
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_hparams(settings, values, run_name="scores")

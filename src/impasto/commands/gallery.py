@@ -1,0 +1,72 @@
+"""`python scripts/gallery.py`: a photo in every style, on one sheet."""
+
+import logging
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from impasto import cli
+from impasto.errors import UserError
+
+USAGE = """
+A contact sheet of photos in many styles.
+
+  python scripts/gallery.py input=photo.jpg
+  python scripts/gallery.py input=holiday/ ckpt=starry_night,great_wave,runs/mine/2026-01-31_12-00-00/mine.safetensors
+
+  input=PATH        a photo, or a folder: a row for each
+  ckpt=all|LIST     all styles that ship, or checkpoints and styles as in stylize.py, with commas between them
+  output=PATH       default: beside the input, as photo_gallery.jpg
+  size=384          px, long side of each picture
+  device=auto|cpu|cuda|mps   precision=auto|float32|bfloat16
+"""
+
+
+@dataclass
+class GalleryOptions:
+    """Options of the command line, as in `USAGE`."""
+
+    input: str = MISSING
+    ckpt: str = "all"
+    output: str | None = None
+    size: int = 384
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def gallery(words: list[str]) -> None:
+    """Write the sheet as the words say. Raises `UserError`."""
+    options = cli.parse(words, GalleryOptions)
+    if options.size < 1:
+        raise UserError(f"size={options.size} should be at least 1 px")
+
+    from rich.progress import track
+
+    from impasto.image import check_writable, find_images, read_image, resize, save_image
+    from impasto.sheet import contact_sheet, wrapped
+    from impasto.styles import find_checkpoints
+    from impasto.stylizer import Stylizer, default_output
+
+    source = Path(options.input)
+    output = Path(options.output) if options.output else default_output(source, "gallery").with_suffix(".jpg")
+    check_writable(output)
+    paths = find_images(source) if source.is_dir() else [source]
+    photos = [read_image(path) for path in paths]
+    photos = [resize(photo, options.size / max(photo.size)) for photo in photos]
+    stylizers = [Stylizer.load(str(path), options.device, options.precision) for path in find_checkpoints(options.ckpt)]
+    rows = [
+        [("photo", photo), *((stylizer.name, stylizer(photo)) for stylizer in stylizers)]
+        for photo in track(photos, description="Gallery", transient=True)
+    ]
+    if len(rows) == 1:  # one photo: a little wider than high
+        rows = wrapped(rows[0], ceil((1.5 * len(rows[0])) ** 0.5))
+    sheet = contact_sheet(rows, options.size)
+    save_image(sheet, output)
+    logging.getLogger("impasto").info("Wrote %s", output)
+
+
+def main() -> None:
+    """Run `gallery` on the command line."""
+    cli.run(gallery, USAGE)

@@ -1,0 +1,166 @@
+"""`python scripts/train_gallery.py`: many styles, one per GPU, resumable; with their cards, into the package."""
+
+import logging
+import os
+import queue
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from impasto import cli
+from impasto.errors import UserError
+
+log = logging.getLogger("impasto")
+
+SHIPPED = "starry_night,great_wave,cafe_terrace,composition_viii,night_cafe,summertime"
+
+USAGE = f"""
+Train a gallery of styles: one at a time on a CPU, one per GPU where there are some. Go on by running it again.
+
+  python scripts/train_gallery.py data=folder data.root=photos/ ship=true
+  python scripts/train_gallery.py styles=poppies,night_cafe strengths=0.3,1,3 sheet=holiday/ schedule.images=250
+
+  styles=LIST       default: {SHIPPED}
+  strengths=1 strokes=320   several with commas between them: a run for each combination
+  output=DIR        runs, their logs and the sheet; default: runs/gallery
+  ship=true         scores each style, and puts it, in half precision, with its card into the package
+  sheet=PATH        a photo or a folder of some: painted by all runs, on output's sheet.jpg
+
+All other words go to train.py, whose --help lists them.
+"""
+
+
+@dataclass
+class GalleryOptions:
+    """Options of the command line, as in `USAGE`."""
+
+    styles: str = SHIPPED
+    strengths: str = "1"
+    strokes: str = "320"
+    output: str = "runs/gallery"
+    ship: bool = False
+    sheet: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network to train."""
+
+    style: str
+    strength: str
+    stroke: str
+    folder: Path
+
+    @property
+    def network(self) -> Path:
+        """What the run leaves when it is done."""
+        return self.folder / f"{self.style}.safetensors"
+
+
+def main(root: Path) -> None:
+    """Train a gallery on the command line, with the scripts and the configuration under `root`."""
+    cli.run(lambda words: train_gallery(root, words), USAGE)
+
+
+def train_gallery(root: Path, words: list[str]) -> None:
+    """Train what is missing, then score, ship and draw as asked for. Raises `UserError` naming the runs that failed."""
+    names = {field.name for field in fields(GalleryOptions)}
+    options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
+    rest = [word for word in words if word.partition("=")[0] not in names]
+    runs = planned(options)
+    todo = [run for run in runs if not run.network.is_file()]
+    log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
+    if failed := _train(root, todo, rest):
+        raise UserError(f"failed: {', '.join(str(run.folder.with_suffix('.log')) for run in failed)}")
+    if options.sheet is not None:
+        _draw(runs, Path(options.sheet), Path(options.output) / "sheet.jpg")
+    if options.ship:
+        _ship(root, runs)
+
+
+def planned(options: GalleryOptions) -> list[Run]:
+    """A run for each combination of style, strength and stroke; folders name what there are several of."""
+    styles, strengths, strokes = (getattr(options, key).split(",") for key in ("styles", "strengths", "strokes"))
+    if options.ship and len(strengths) * len(strokes) > 1:
+        raise UserError("ship=true takes one strength and one stroke: a style ships once")
+    runs = []
+    for style, strength, stroke in product(styles, strengths, strokes):
+        extra = [f"strength_{strength}"] * (len(strengths) > 1) + [f"stroke_{stroke}"] * (len(strokes) > 1)
+        runs.append(Run(style, strength, stroke, Path(options.output, "-".join([style, *extra]))))
+    return runs
+
+
+def _train(root: Path, runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
+    """Run train.py for each, as many at once as there are GPUs; returns those that failed."""
+    import torch
+
+    gpus: queue.Queue[int | None] = queue.Queue()
+    count = torch.cuda.device_count()
+    for gpu in range(count) if count else [None]:
+        gpus.put(gpu)
+
+    def train(run: Run) -> bool:
+        gpu = gpus.get()
+        visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
+        what = (f"style={run.style}", f"strength={run.strength}", f"stroke={run.stroke}")
+        command = [sys.executable, str(root / "train.py"), *what, "resume=true", f"hydra.run.dir={run.folder}", *words]
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with Path(f"{run.folder}.log").open("a") as output:
+                status = subprocess.run(
+                    command, env={**os.environ, **visible}, stdout=output, stderr=subprocess.STDOUT
+                ).returncode
+        finally:
+            gpus.put(gpu)
+        log.info("%s: %s", run.folder, "done" if status == 0 else f"failed, see {run.folder}.log")
+        return status == 0
+
+    with ThreadPoolExecutor(gpus.qsize()) as pool:
+        try:
+            return [run for run, done in zip(runs, pool.map(train, runs), strict=True) if not done]
+        except KeyboardInterrupt:  # which the runs have got, too, and saved
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _draw(runs: Sequence[Run], source: Path, output: Path) -> None:
+    """A row for each painting, and in it each photo at each setting."""
+    from impasto.assets import painting
+    from impasto.image import find_images, read_image, resize, save_image
+    from impasto.sheet import contact_sheet
+    from impasto.stylizer import Stylizer
+
+    cell = 224
+    photos = [read_image(path) for path in (find_images(source) if source.is_dir() else [source])]
+    photos = [resize(photo, 384 / max(photo.size)) for photo in photos]
+    rows: dict[str, list[Any]] = {}
+    for run in runs:
+        row = rows.setdefault(run.style, [(run.style, read_image(painting(run.style)))])
+        stylizer = Stylizer.load(str(run.network))
+        row += [(f"strength {run.strength}, stroke {run.stroke}", stylizer(photo)) for photo in photos]
+    save_image(contact_sheet(list(rows.values()), cell), output)
+    log.info("Wrote %s", output)
+
+
+def _ship(root: Path, runs: Sequence[Run]) -> None:
+    """Into the package: half precision, the scores taken of what ships."""
+    from impasto.assets import STYLES
+    from impasto.checkpoint import load_network, save_network
+    from impasto.commands.evaluate import EvaluateOptions, evaluate
+
+    for run in runs:
+        target = STYLES / run.network.name
+        net, metadata = load_network(run.network)
+        kept = {key: value for key, value in metadata.items() if key not in ("format", "architecture")}
+        save_network(target, net.half(), kept)
+        log.info("Wrote %s", target)
+        evaluate(root / "configs", EvaluateOptions(ckpt=str(target), output=str(run.folder)))
+        for suffix in (".json", ".md", "_sheet.jpg"):
+            card = f"{target.stem}{suffix}"
+            shutil.copyfile(run.folder / card, STYLES / card)

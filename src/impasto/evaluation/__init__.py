@@ -1,0 +1,1 @@
+"""How good a network is: its objective against the optimiser's, similarity, artefacts, time and memory."""

@@ -1,0 +1,140 @@
+"""Known faults of style networks, each as one number with a limit that a sound network keeps.
+
+A network here is a function from RGB in [0, 1], (1, 3, height, width), to the same.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from impasto.losses.functional import grid_pattern
+
+Network = Callable[[Tensor], Tensor]
+Image = Float[Tensor, "1 3 height width"]
+
+CHECKERBOARD = 3.0  # times the amplitude of the painting or the photo, whichever has more
+UNSEEN = 0.5  # 8-bit levels: a pattern that no eye sees
+BORDER = 3.0  # times the change that another crop makes inside the picture
+BLOBS = 0.25  # of the range [0, 1]
+HOLES = 0.5  # share of pixels
+SHIFT = 0.95  # of the change that shifting the result would make
+BAND = 16  # px, left out at the edges
+MARGIN = 64  # px, by which the larger crop is larger
+BLOCK = 16  # px, of the means in which blobs and borders show
+FLAT = 256  # px, side of the flat pictures
+ODD_SIZES = ((1, 1), (3, 5), (17, 64), (101, 163))  # height, width (px)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measure of the suite: smaller is better, and `value` above `limit` fails."""
+
+    name: str
+    value: float
+    limit: float
+    what: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the limit is kept; NaN does not keep it."""
+        return self.value <= self.limit
+
+
+def artefacts(network: Network, photo: Image, painting: Image) -> list[Finding]:
+    """The whole suite on one photo, of 256 px on each side at least."""
+    return [
+        checkerboard(network, photo, painting),
+        border(network, photo),
+        *flat(network, photo),
+        shift(network, photo),
+        odd_sizes(network, photo),
+    ]
+
+
+def checkerboard(network: Network, photo: Image, painting: Image) -> Finding:
+    """Spectral energy at the frequencies (i/4, j/4) of the upsampling, all phases alike, as an amplitude.
+
+    A painting's canvas and a photo's compression have some, too: theirs is the measure.
+    """
+    own = max(UNSEEN, _amplitude(photo), _amplitude(painting))
+    value = _amplitude(network(photo)) / own
+    return Finding("checkerboard", value, CHECKERBOARD, "amplitude of a 4 px grid, times the painting's or the photo's")
+
+
+def border(network: Network, photo: Image) -> Finding:
+    """Change of the worst edge, against the change inside, when the same area is a part of a larger crop.
+
+    Measured on means over `BLOCK` px, as strokes lie elsewhere in another crop; dots, rows and dark edges do not.
+    """
+    alone = network(photo[..., MARGIN:-MARGIN, MARGIN:-MARGIN])
+    part = network(photo)[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+    change = F.avg_pool2d(alone - part, BLOCK).abs().mean((0, 1))
+    height, width = change.shape
+    middle = change[height // 4 : height - height // 4, width // 4 : width - width // 4].mean()
+    worst = torch.stack([edge.mean() for edge in (change[0], change[-1], change[:, 0], change[:, -1])]).max()
+    value = float(worst / middle.clamp(min=0.02))
+    return Finding("border", value, BORDER, "change of the worst edge in another crop, times the middle's")
+
+
+def flat(network: Network, photo: Image) -> list[Finding]:
+    """Blobs and holes where there is no content: white, black, grey, a gradient; alone, and as a patch in the photo."""
+    blobs, holes = [], []
+    for content, area in _flat_contents(photo):
+        stylized = network(content)[..., area, area]
+        blocks = F.avg_pool2d(stylized, BLOCK)
+        # the content is the same all down a column, also on the gradient
+        blobs.append((blocks - blocks.median(2, keepdim=True).values).abs().amax())
+        lost = (stylized.amax(1) < 1 / 255) | (stylized.amin(1) > 254 / 255)
+        holes.append(torch.where(stylized.isfinite().all(), F.avg_pool2d(lost.float()[None], BLOCK).amax(), torch.nan))
+    return [
+        Finding("blobs", float(torch.stack(blobs).max()), BLOBS, "largest change of colour down a flat area"),
+        Finding("holes", float(torch.stack(holes).max()), HOLES, "black or white pixels in a flat area's worst block"),
+    ]
+
+
+def shift(network: Network, photo: Image) -> Finding:
+    """Change of the result when the photo moves by one pixel, against that of moving the result itself.
+
+    0: the strokes move with the photo. 1: they might as well be fixed to the pixels.
+    """
+    here, there = network(photo[..., 1:, 1:]), network(photo[..., :-1, :-1])
+    inside = (..., slice(BAND, -BAND), slice(BAND, -BAND))
+    followed = (here[..., :-1, :-1] - there[..., 1:, 1:])[inside].abs().mean()
+    stuck = (here[..., 1:, 1:] - here[..., :-1, :-1])[inside].abs().mean()
+    value = float(followed / stuck.clamp(min=1e-6))
+    return Finding("shift", value, SHIFT, "change when the photo moves by a pixel, times the result's own movement")
+
+
+def odd_sizes(network: Network, photo: Image) -> Finding:
+    """Share of odd sizes whose result has another size or is not finite."""
+    bad = 0
+    for height, width in ODD_SIZES:
+        content = photo[..., :height, :width]
+        stylized = network(content)
+        bad += stylized.shape != content.shape or not bool(stylized.isfinite().all())
+    return Finding("odd sizes", bad / len(ODD_SIZES), 0.0, "share of odd sizes that do not come back whole")
+
+
+def luminance(image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 height width"]:
+    """Y of ITU-R BT.601 from RGB."""
+    return torch.einsum("bchw,c->bhw", image, image.new_tensor([0.299, 0.587, 0.114]))[:, None]
+
+
+def _amplitude(image: Image) -> float:
+    """Of the 4 px grid in the luminance, in 8-bit levels."""
+    return 255 * float(grid_pattern(luminance(image)).sqrt())
+
+
+def _flat_contents(photo: Image) -> Iterator[tuple[Image, slice]]:
+    """Flat pictures, and the area of each in which nothing should be seen."""
+    ramp = torch.linspace(0, 1, FLAT).expand(1, 3, FLAT, FLAT)
+    start, stop = FLAT // 8, FLAT - FLAT // 8
+    for picture in (torch.zeros_like(ramp), torch.full_like(ramp, 0.5), torch.ones_like(ramp), ramp):
+        yield picture, slice(0, FLAT)
+        patched = photo[..., :FLAT, :FLAT].clone()
+        patched[..., start:stop, start:stop] = picture[..., start:stop, start:stop]
+        yield patched, slice(start + BAND, stop - BAND)

@@ -1,0 +1,59 @@
+"""The model card: what a network is and how good, as Markdown for people and JSON for machines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from impasto.benchmark.measure import table
+from impasto.evaluation.scores import sentence
+from impasto.files import whole_file
+from impasto.image import save_image
+
+
+def write_card(stem: Path, card: dict[str, Any], sheet: Image.Image) -> list[Path]:
+    """Write `<stem>.json`, `<stem>.md` and `<stem>_sheet.jpg`, each whole or not at all. Raises `UserError`."""
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md", "_sheet.jpg")]
+    with whole_file(paths[0]) as temporary:
+        temporary.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with whole_file(paths[1]) as temporary:
+        temporary.write_text(markdown(card, paths[2].name), encoding="utf-8")
+    save_image(sheet, paths[2])
+    return paths
+
+
+def markdown(card: dict[str, Any], sheet: str) -> str:
+    """The card as a page."""
+    metadata, scores = card["network"], card["scores"]
+    style = metadata.get("style", {})
+    title = style.get("title", style.get("name", "A network without metadata"))
+    by = f"{style['artist']}, {style['year']} ({style['status']})" if "artist" in style else "a painting of your own"
+    terms = [
+        {"": name, **{who: f"{value:.3g}" for who, value in means.items()}} for name, means in scores["terms"].items()
+    ]
+    findings = [
+        {"": f["name"], "value": f["value"], "at most": f["limit"], "passed": "yes" if f["passed"] else "**no**"}
+        | {"what": f["what"]}
+        for f in scores["artefacts"]
+    ]
+    parts = [
+        f"# {title}",
+        f"Painting: {by}. Photo, network, optimiser after {card['iterations']} iterations with the same weights:",
+        f"![photo, network, optimiser]({sheet})",
+        "## Worth",
+        "Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on photos not learned from:",
+        "\n".join(f"- {sentence(line)}" for line in scores["worth"]),
+        "## Terms",
+        "Style: 1 is a mean photo's distance from the painting. Content: 1 is the distance of another photo.",
+        table(terms),
+        "To the photo: " + ", ".join(f"{name} {value}" for name, value in scores["similarity"].items()) + ".",
+        "## Artefacts",
+        table(findings),
+        "## Speed",
+        table([{"size": f"{line['size']}²", "ms": line["ms"], "peak MB": line["peak MB"]} for line in card["speed"]]),
+        "On " + ", ".join(f"{key} {value}" for key, value in scores["machine"].items()) + ".",
+        "## Origin",
+        "```json\n" + json.dumps(metadata, indent=1, ensure_ascii=False) + "\n```",
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,210 @@
+"""All scores of one network, as plain data, and the pictures that go with them."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import inf, isnan, nan
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from impasto.benchmark.contestants import stylize_pass
+from impasto.benchmark.measure import Contestant, alternate, machine
+from impasto.errors import UserError
+from impasto.evaluation.artefacts import Finding, artefacts, luminance
+from impasto.evaluation.worth import Worth, terms_of, worth
+from impasto.hardware import takes_bfloat16
+from impasto.image import read_image, resize, to_image
+from impasto.losses.objective import Objective
+from impasto.models.transformer_net import TransformerNet
+from impasto.sheet import contact_sheet
+from impasto.tensors import to_tensor
+
+log = logging.getLogger("impasto")
+
+COMPARED = 512  # px: up to this size the optimiser is run to its end on the first photos, for terms and pictures
+SUITE_SIZE = 384  # px, short side of the photos that the artefact suite sees
+ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's, which LPIPS stands on
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure: `photos[i]` photos at a long side of `sizes[i]` px, against up to `limit` iterations."""
+
+    sizes: Sequence[int]
+    photos: Sequence[int]
+    limit: int
+    device: torch.device
+    precision: str = "auto"
+
+
+def score(
+    net: TransformerNet,
+    objective: Objective,
+    painting: Image.Image,
+    content: Sequence[Path],
+    plan: Plan,
+) -> tuple[dict[str, Any], Image.Image]:
+    """Scores and contact sheet of a network on photos that it has not learned from. Raises `UserError`."""
+    bfloat16 = takes_bfloat16(plan.precision, plan.device.type)
+    net = net.eval().to(plan.device).to(memory_format=torch.channels_last)
+    objective = objective.to(plan.device)
+
+    def network(image: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(plan.device.type, torch.bfloat16, enabled=bfloat16):
+            stylized: Tensor = net(image.to(plan.device).contiguous(memory_format=torch.channels_last))
+            return stylized.float()
+
+    worths, compared, pictures, skipped = [], list[dict[str, Any]](), [], list[str]()
+    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), transient=True) as progress:
+        bar = progress.add_task("")
+        for size, count in zip(plan.sizes, plan.photos, strict=True):
+            usable, small = _large_enough(content, size, count)
+            skipped += small
+            finish = size == max((s for s in plan.sizes if s <= COMPARED), default=plan.sizes[0])
+            lines: dict[str, list[dict[str, Any]]] = {"noise": [], "content": []}
+            for path in usable:
+                image = read_image(path)
+                photo = to_tensor(resize(image, size / max(image.size))).to(plan.device)
+                stylized = network(photo)
+                terms = terms_of(objective, stylized, photo, bfloat16)
+                for start in lines:
+                    to_the_end = finish and start == "content"
+                    found = Worth(terms["total"])
+                    for found in worth(objective, photo, terms["total"], start, plan.limit, bfloat16, to_the_end):
+                        done = f"{path.name}, {size} px, from {start}: {len(found.trace) - 1} iterations"
+                        progress.update(bar, description=done)
+                    lines[start].append(
+                        {
+                            "photo": path.name,
+                            "objective": terms["total"],
+                            "iterations": found.iterations,
+                            "trace": [float(f"{value:.5g}") for value in found.trace],
+                        }
+                    )
+                    if to_the_end and found.picture is not None:
+                        identity = terms_of(objective, photo, photo, bfloat16)
+                        compared.append({"identity": identity, "network": terms, "optimizer": found.end})
+                        names = ("photo", "network", "optimizer")
+                        images = map(_image, (photo, stylized, found.picture))
+                        pictures.append(list(zip(names, images, strict=True)))
+            worths += [_summary(size, start, found, plan.limit) for start, found in lines.items() if found]
+            for line in worths[-2:]:
+                log.info("%s", sentence(line))
+    if not worths:
+        raise UserError(f"none of the {len(content)} photos has {min(plan.sizes)} px on its long side")
+    photos = [to_tensor(read_image(path, SUITE_SIZE)) for path in _large_enough(content, SUITE_SIZE * 4 // 3, 3)[0]]
+    suite = [artefacts(lambda image: network(image).cpu(), photo, to_tensor(painting)) for photo in photos]
+    scores = {
+        "worth": worths,
+        "skipped": skipped,
+        "terms": _means(compared),
+        "similarity": _similarity(network, content, plan.sizes[0]),
+        "artefacts": [_typical(findings) for findings in zip(*suite, strict=True)],
+        "machine": machine(),
+        "precision": "bfloat16" if bfloat16 else "float32",
+    }
+    sheet = contact_sheet(pictures or [[("painting", painting)]], COMPARED * 3 // 4)
+    return scores, sheet
+
+
+def speed(file: Path, sizes: Sequence[int], repeats: int = 5) -> list[dict[str, Any]]:
+    """Milliseconds and peak memory of one pass per size, each in a process of its own."""
+    lines = []
+    for size in sizes:
+        contestant = Contestant(f"{size}", stylize_pass, kind="file", size=size, file=str(file))
+        try:
+            alternate([contestant], repeats)
+        finally:
+            contestant.close()
+        lines.append({"size": size, "ms": round(median(contestant.seconds) * 1000, 1), "peak MB": contestant.peak_mb})
+    return lines
+
+
+def sentence(line: dict[str, Any]) -> str:
+    """One worth summary in words."""
+    few, middle, many = (_count(line[key], line["limit"]) for key in ("least", "median", "most"))
+    begin = "noise" if line["start"] == "noise" else "the photo"
+    count = len(line["photos"])
+    spread = f" ({few} to {many})" if count > 1 else ""
+    return f"{line['size']} px, from {begin}: worth {middle} iterations{spread}, {count} photo{'s' * (count > 1)}"
+
+
+def _count(value: float | None, limit: int) -> str:
+    return f"more than {limit}" if value is None else f"{value:g}"
+
+
+def _large_enough(content: Sequence[Path], size: int, count: int) -> tuple[list[Path], list[str]]:
+    """The first `count` photos of at least `size` px on their long side, and the names of those passed over."""
+    usable, small = list[Path](), []
+    for path in content:
+        if len(usable) == count:
+            break
+        with Image.open(path) as image:
+            large = max(image.size) >= size
+        if large:
+            usable.append(path)
+        else:
+            small.append(f"{path.name} at {size} px")
+            log.warning("skipped: %s is smaller than %d px", path.name, size)
+    return usable, small
+
+
+def _summary(size: int, start: str, found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    # a network that the optimiser never reached is worth more than any number
+    counts = sorted(inf if line["iterations"] is None else line["iterations"] for line in found)
+    least, middle, most = (None if value == inf else value for value in (counts[0], median(counts), counts[-1]))
+    return {
+        "size": size,
+        "start": start,
+        "least": least,
+        "median": middle,
+        "most": most,
+        "limit": limit,
+        "photos": found,
+    }
+
+
+def _means(compared: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Mean terms of the photo, the network's and the optimiser's picture."""
+    return {
+        name: {who: mean(each[who][name] for each in compared) for who in ("identity", "network", "optimizer")}
+        for name in (compared[0]["identity"] if compared else {})
+    }
+
+
+def _similarity(network: Callable[[Tensor], Tensor], content: Sequence[Path], size: int) -> dict[str, Any]:
+    """SSIM on luminance, and LPIPS where torchvision's AlexNet has been downloaded, to the photo."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as structural_similarity
+
+    pairs = []
+    for path in content[:8]:
+        photo = to_tensor(read_image(path, size))
+        pairs.append((photo, network(photo).cpu().float()))
+    ssim: list[Any] = [
+        structural_similarity(luminance(stylized), luminance(photo), data_range=1.0) for photo, stylized in pairs
+    ]
+    found: dict[str, Any] = {"ssim": round(mean(map(float, ssim)), 3), "photos": len(pairs)}
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
+    if not weights.is_file():
+        return {**found, "lpips": f"skipped: it takes torchvision's AlexNet at {weights}"}
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
+
+    distance = mean(float(lpips(stylized.clamp(0, 1), photo, "alex", normalize=True)) for photo, stylized in pairs)
+    return {**found, "lpips": round(distance, 3)}
+
+
+def _typical(findings: Sequence[Finding]) -> dict[str, Any]:
+    """One measure over several photos: their median; where any is not a number, that."""
+    values = [finding.value for finding in findings]
+    typical = replace(findings[0], value=nan if any(map(isnan, values)) else median(values))
+    return {**asdict(typical), "value": round(typical.value, 3), "passed": typical.passed}
+
+
+def _image(tensor: Tensor) -> Image.Image:
+    return to_image(tensor.detach().float().cpu().clamp(0, 1).numpy())

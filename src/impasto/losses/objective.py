@@ -1,0 +1,90 @@
+"""What training, the optimiser and the scores all minimise: loss terms and their weights, from a configuration."""
+
+import logging
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from impasto.assets import PHOTOS
+from impasto.errors import UserError
+from impasto.image import read_image, resize
+from impasto.losses.perceptual import LossWeights, PerceptualLoss
+from impasto.models.vgg import VGG19Features
+from impasto.tensors import to_tensor
+
+log = logging.getLogger("impasto")
+
+REFERENCE_SIZE = 192  # px, of the photos that relative terms are relative to
+BLURRED_FROM = 2.0  # times that a small painting is enlarged, from which on it is worth a warning
+
+
+class Objective(nn.Module):
+    """sum_i weight_i * term_i of a stylized batch, with every term by name."""
+
+    def __init__(self, loss: PerceptualLoss, weights: LossWeights) -> None:
+        super().__init__()
+        self.loss, self.weights = loss, weights
+
+    def forward(
+        self, stylized: Float[Tensor, "batch 3 height width"], content: Float[Tensor, "batch 3 height width"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The terms of `PerceptualLoss`, unweighted, and `total`."""
+        terms = self.loss(stylized, content)
+        return {"total": self.weights.total(terms), **terms}
+
+
+def build_objective(
+    painting: Image.Image, loss: Mapping[str, Any], vgg: Mapping[str, Any], strength: float
+) -> Objective:
+    """The objective that a `loss` and a `vgg` configuration describe, for a painting at its stroke size.
+
+    `strength` multiplies the style's weight. Raises `UserError` for a wrong value.
+    """
+    if not (isinstance(strength, int | float) and 0 < strength < float("inf")):
+        raise UserError(f"strength={strength} should be above 0; 1 is the default, 2 twice the style's weight")
+    weights = LossWeights(**loss["weights"])
+    weights.weights["style"] *= strength
+    style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
+    perceptual = PerceptualLoss(
+        VGG19Features([*style_layers, *content_layers], **vgg),
+        to_tensor(painting),
+        style_layers,
+        content_layers,
+        reference_photos() if loss["relative"] else None,
+        loss["content_reduction"],
+    )
+    return Objective(perceptual.to(memory_format=torch.channels_last), weights)
+
+
+def read_painting(path: str | os.PathLike[str], stroke: int) -> Image.Image:
+    """A painting at `stroke` px of short side: the network's strokes are as large as those of this picture.
+
+    Enlarges a smaller one, with a warning where that blurs it. Raises `UserError`.
+    """
+    if stroke < 1:
+        raise UserError(f"stroke={stroke} should be at least 1 px")
+    painting = read_image(path, stroke)
+    factor = stroke / min(painting.size)
+    if factor >= BLURRED_FROM:
+        width, height = painting.size
+        log.warning("the painting has %d×%d px: enlarged %.1f times, its strokes are blurred", width, height, factor)
+    return resize(painting, factor) if factor > 1 else painting
+
+
+@cache
+def reference_photos() -> Float[Tensor, "photos 3 height width"]:
+    """The photos that ship, their middles at `REFERENCE_SIZE`: the same for every painting, data set and machine."""
+    photos = [to_tensor(read_image(path, REFERENCE_SIZE)) for path in sorted(PHOTOS.glob("*.jpg"))]
+    tops = [((photo.shape[-2] - REFERENCE_SIZE) // 2, (photo.shape[-1] - REFERENCE_SIZE) // 2) for photo in photos]
+    return torch.cat(
+        [
+            photo[..., top : top + REFERENCE_SIZE, left : left + REFERENCE_SIZE]
+            for photo, (top, left) in zip(photos, tops, strict=True)
+        ]
+    )

@@ -1,0 +1,85 @@
+"""Style transfer by optimising the image itself: the slow way, the best quality, and the yardstick for networks.
+
+Source: Gatys et al. 2015 (arXiv:1508.06576); coarse to fine as in Gatys et al. 2017 (arXiv:1611.07865), section 6.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf, isfinite
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from impasto.errors import UserError
+from impasto.losses.objective import Objective
+
+OPTIMIZERS = {"lbfgs": 1.0, "adam": 0.02}  # and their learning rates
+HISTORY = 100  # gradients that L-BFGS remembers
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One evaluation of the objective: its number from 1 on, the terms, and the best image so far."""
+
+    number: int
+    terms: dict[str, float]
+    image: Tensor  # (1, 3, height, width), RGB, [0, 1]
+
+
+def white_noise(content: Float[Tensor, "1 3 height width"], seed: int = 0) -> Float[Tensor, "1 3 height width"]:
+    """Uniform white noise in [0, 1], of the photo's size: the same for a seed on every device."""
+    return torch.rand(content.shape, generator=torch.Generator().manual_seed(seed)).to(content.device)
+
+
+def optimize(
+    objective: Objective,
+    content: Float[Tensor, "1 3 height width"],
+    start: Float[Tensor, "1 3 height width"],
+    iterations: int,
+    optimizer: str = "lbfgs",
+    learning_rate: float | None = None,
+    bfloat16: bool = False,
+) -> Iterator[Iteration]:
+    """Optimise an image, from `start`; yields each iteration, which is one evaluation of the objective.
+
+    L-BFGS takes no line search, as in the papers' own programs. The image is free to leave [0, 1] on its way,
+    which lowers the objective a little: the yardstick is the harder for it; what is yielded is clipped.
+    Ends early where the objective stops being finite. Raises `UserError` for an unknown optimiser.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise UserError(f"optimizer is {' or '.join(OPTIMIZERS)}, not {optimizer!r}")
+    rate = OPTIMIZERS[optimizer] if learning_rate is None else learning_rate
+    image = start.clone(memory_format=torch.contiguous_format).requires_grad_()
+    method: torch.optim.Optimizer
+    if optimizer == "lbfgs":  # one evaluation a step; its tolerances are for objectives of another scale
+        method = torch.optim.LBFGS(
+            [image], lr=rate, max_iter=1, history_size=HISTORY, tolerance_grad=0, tolerance_change=0
+        )
+    else:
+        method = torch.optim.Adam([image], lr=rate)
+    terms: dict[str, Tensor] = {}
+    best, best_image = inf, start
+
+    def evaluate() -> Tensor:
+        nonlocal terms
+        method.zero_grad()
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
+            terms = objective(image.to(memory_format=torch.channels_last), content)
+        terms["total"].backward()  # type: ignore[no-untyped-call]
+        return terms["total"].detach()
+
+    for number in range(1, iterations + 1):
+        before = image.detach().clone()
+        method.step(evaluate)  # type: ignore[no-untyped-call]
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not isfinite(values["total"]):
+            return
+        if values["total"] < best:
+            best, best_image = values["total"], before.clamp(0, 1)
+        yield Iteration(number, values, best_image)
+
+
+def coarse_to_fine(size: int, scales: int) -> list[int]:
+    """Long sides (px) of `scales` rounds, each √2 times as large as the one before, the last `size`."""
+    return [max(1, round(size / 2 ** (step / 2))) for step in reversed(range(scales))]

@@ -1,0 +1,56 @@
+"""Two minutes that save an hour: what strengths and strokes would make of one photo."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.progress import track
+
+from impasto.assets import PHOTOS
+from impasto.hardware import choose_device, takes_bfloat16
+from impasto.image import find_images, read_image, resize, save_image, to_image
+from impasto.losses.objective import build_objective, read_painting
+from impasto.optimization import optimize
+from impasto.sheet import contact_sheet, wrapped
+from impasto.tensors import to_tensor
+
+log = logging.getLogger("impasto")
+
+STRENGTHS = (0.3, 1.0, 3.0)  # times the strength asked for
+STROKES = (0.6, 1.0, 1.6)  # times the stroke asked for
+SIZE = 320  # px, long side of the photo
+ITERATIONS = 30  # from the photo: what a well-trained network comes near to
+
+
+def preview(config: dict[str, Any], run_dir: Path) -> Path:
+    """Paint one photo with the optimiser for each strength and stroke; returns the sheet, `run_dir/preview_sheet.jpg`.
+
+    The photo is the first of the training data. Raises `UserError`.
+    """
+    device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
+    bfloat16 = takes_bfloat16("auto", device.type)
+    photo = _photo(Path(config["data"]["root"]))
+    content = to_tensor(photo).to(device)
+    strokes = [max(1, round(config["stroke"] * factor)) for factor in STROKES]
+    strengths = [config["strength"] * factor for factor in STRENGTHS]
+    paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
+    cases = [(strength, painting) for strength in strengths for painting in paintings]
+    pictures = []
+    for strength, painting in track(cases, description="Preview", transient=True):
+        objective = build_objective(painting, config["loss"], config["vgg"], strength).to(device)
+        steps = list(optimize(objective, content, content, ITERATIONS, bfloat16=bfloat16))
+        pictures.append(to_image(steps[-1].image.cpu().numpy()) if steps else photo)
+    captions = [f"strength={strength:g} stroke={stroke}" for strength in strengths for stroke in strokes]
+    rows = wrapped(list(zip(captions, pictures, strict=True)), len(strokes))
+    sheet = contact_sheet([[("photo", photo), ("painting", paintings[1])], *rows], SIZE)
+    path = run_dir / "preview_sheet.jpg"
+    save_image(sheet, path)
+    log.info("Wrote %s; then train with the strength= and stroke= that you like", path)
+    return path
+
+
+def _photo(root: Path) -> Image.Image:
+    first = PHOTOS / "picos_de_europa.jpg" if root.resolve() == PHOTOS.resolve() else find_images(root)[0]
+    photo = read_image(first)
+    return resize(photo, SIZE / max(photo.size))

@@ -1,0 +1,120 @@
+"""Each measure passes a sound network and fails one that is broken in its way."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from impasto.assets import PHOTOS, painting
+from impasto.evaluation import artefacts
+from impasto.evaluation.artefacts import (
+    Finding,
+    border,
+    checkerboard,
+    flat,
+    luminance,
+    odd_sizes,
+    shift,
+)
+from impasto.image import read_image
+from impasto.tensors import to_tensor
+
+SIDE = 320
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return to_tensor(read_image(PHOTOS / "fig_bowl.jpg", SIDE)), to_tensor(read_image(painting("starry_night"), SIDE))
+
+
+def sound(image):
+    """A filter: the mean of 3×3 pixels, with every other property a network should have."""
+    return F.avg_pool2d(F.pad(image, (1, 1, 1, 1), "replicate"), 3, stride=1)
+
+
+def gridded(image):
+    """Every fourth row and column a little brighter, as transposed convolutions do it."""
+    stylized = sound(image).clone()
+    stylized[..., ::4, ::4] += 0.08
+    return stylized
+
+
+def dark_edged(image):
+    """Zero padding, as of a stack of large kernels."""
+    return F.avg_pool2d(image, 31, stride=1, padding=15)
+
+
+def dotted_edge(image):
+    """A row of dots along the bottom."""
+    stylized = sound(image).clone()
+    stylized[..., -8:, ::2] = torch.tensor([1.0, 1.0, 0.0]).view(3, 1, 1)
+    return stylized
+
+
+def blobbed(image):
+    """A bright blob wherever there is little content."""
+    stylized = sound(image).clone()
+    stylized[..., 100:130, 100:130] = 1 - stylized[..., 100:130, 100:130].round()
+    return stylized
+
+
+def burnt(image):
+    """Bright areas become wholly white."""
+    stylized = sound(image)
+    return torch.where(stylized.amin(1, keepdim=True) > 0.45, 1.0, stylized * 0.8 + 0.1)
+
+
+def unsteady(image):
+    """Noise that is another for every picture."""
+    return (sound(image) * 0.7 + 0.3 * torch.rand(image.shape)).clamp(0, 1)
+
+
+def cropping(image):
+    """What a network without padding does to sizes that its strides do not divide."""
+    height, width = (side // 4 * 4 for side in image.shape[-2:])
+    return image[..., :height, :width]
+
+
+def not_a_number(image):
+    return image * float("nan")
+
+
+MEASURES = {
+    "checkerboard": lambda network, photo, style: checkerboard(network, photo, style),
+    "border": lambda network, photo, style: border(network, photo),
+    "blobs": lambda network, photo, style: flat(network, photo)[0],
+    "holes": lambda network, photo, style: flat(network, photo)[1],
+    "shift": lambda network, photo, style: shift(network, photo),
+    "odd sizes": lambda network, photo, style: odd_sizes(network, photo),
+}
+BROKEN = [
+    ("checkerboard", gridded),
+    ("border", dark_edged),
+    ("border", dotted_edge),
+    ("blobs", blobbed),
+    ("holes", burnt),
+    ("shift", unsteady),
+    ("odd sizes", cropping),
+    *((name, not_a_number) for name in MEASURES),
+]
+
+
+def test_a_sound_network_passes(scene):
+    findings = artefacts.artefacts(lambda image: sound(image) * 0.9 + 0.05, *scene)
+    assert [finding.name for finding in findings] == list(MEASURES)
+    assert all(finding.passed for finding in findings), findings
+
+
+@pytest.mark.parametrize(("name", "network"), BROKEN)
+def test_a_broken_network_fails_where_it_is_broken(scene, name, network):
+    finding = MEASURES[name](network, *scene)
+    assert finding.name == name
+    assert not finding.passed, finding
+
+
+def test_not_a_number_fails_any_limit():
+    assert not Finding("x", float("nan"), 1.0, "").passed
+    assert Finding("x", 1.0, 1.0, "").passed
+
+
+def test_luminance_of_white_is_1():
+    assert luminance(torch.ones(1, 3, 2, 2)).flatten().tolist() == pytest.approx([1.0] * 4)

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+import yaml
+
+from impasto.assets import painting, provenance
+from impasto.checkpoint import save_network
+from impasto.commands.evaluate import EvaluateOptions, evaluate
+from impasto.errors import UserError
+
+from .conftest import ROOT, noise_image
+
+CONFIGS = ROOT / "configs"
+
+
+@pytest.fixture
+def recorded(tmp_path, small_net):
+    """A network that says what it was trained for, on photos of the bundled data."""
+    record = {
+        "style": {"name": "poppies", "stroke": 64, **provenance(painting("poppies"))},
+        "strength": 1.0,
+        "loss": yaml.safe_load((CONFIGS / "loss/default.yaml").read_text()),
+        "vgg": {"source": "oxford"},
+        "content": {"name": "bundled", "photos": 12, "validation": 3},
+        "seed": 0,
+    }
+    path = tmp_path / "net" / "poppies.safetensors"
+    save_network(path, small_net, record)
+    return path
+
+
+def test_a_report_has_everything(run, recorded):
+    result = run("scripts/evaluate.py", f"ckpt={recorded}", "sizes=96,700", "photos=2,3", "iterations=2")
+    assert result.returncode == 0, result.stderr
+    card = json.loads(recorded.with_suffix(".json").read_text())
+    scores = card["scores"]
+    assert [(line["size"], line["start"]) for line in scores["worth"]] == [
+        (size, start) for size in (96, 700) for start in ("noise", "content")
+    ]
+    held_out = {photo["photo"] for line in scores["worth"] for photo in line["photos"]}
+    assert len(held_out) <= 3  # the others it has learned from
+    assert any("is smaller than 700 px" in line for line in result.stderr.splitlines()) == bool(scores["skipped"])
+    assert scores["terms"]["style/relu1_1"].keys() == {"identity", "network", "optimizer"}
+    assert scores["terms"]["content"]["identity"] == 0
+    assert -1 <= scores["similarity"]["ssim"] <= 1
+    assert str(scores["similarity"]["lpips"]).startswith("skipped: ") or scores["similarity"]["lpips"] >= 0
+    assert len(scores["artefacts"]) == 6
+    assert [line["size"] for line in card["speed"]] == [96, 700]
+    assert all(line["ms"] > 0 and line["peak MB"] > 50 for line in card["speed"])
+    page = recorded.with_suffix(".md").read_text()
+    assert "# Poppies" in page
+    assert "Katsushika Hokusai" in page
+    assert "96 px, from noise: worth" in page
+    assert (recorded.parent / "poppies_sheet.jpg").stat().st_size > 5000
+    assert list((recorded.parent / "scores").glob("events*"))
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Everything but the scores themselves, which take a while."""
+    from impasto.evaluation import card, scores
+
+    seen = {}
+
+    def score(net, objective, painting, content, plan):
+        seen.update(objective=objective, painting=painting, content=content, plan=plan)
+        raise UserError("scored")
+
+    monkeypatch.setattr(scores, "score", score)
+    monkeypatch.setattr(card, "write_card", None)
+    return seen
+
+
+def test_without_metadata_the_default_objective_serves_with_a_warning(network_file, scored, caplog):
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(network_file), painting="starry_night"))
+    assert any("does not say what it was trained for" in message for message in caplog.messages)
+    assert scored["objective"].weights.weights["style"] == 6
+    assert min(scored["painting"].size) == 320
+    assert len(scored["content"]) == 15
+
+
+def test_photos_are_those_asked_for(recorded, scored, photos):
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), content=str(photos)))
+    assert len(scored["content"]) == 6
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded)))
+    assert len(scored["content"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"sizes": "256,big"}, "sizes=256,big should be whole numbers above 0"),
+        ({"photos": "1,0"}, "photos=1,0 should be whole numbers above 0"),
+        ({"sizes": "256"}, "photos=6,3,2 should have as many numbers as sizes=256"),
+        ({"iterations": 0}, "iterations=0 should be at least 1"),
+        ({}, "the network's painting is none of those that ship: painting=FILE"),
+        ({"painting": "stary_night"}, "did you mean 'starry_night'"),
+        ({"painting": "poppies", "content": "/nowhere"}, "there is no folder '/nowhere'"),
+        ({"painting": "poppies", "device": "tpu"}, "device is auto"),
+    ],
+)
+def test_mistakes_are_one_line(network_file, options, line):
+    with pytest.raises(UserError, match=line):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(network_file), **options))
+
+
+def test_photos_all_too_small_end_it(recorded, tmp_path):
+    noise_image(90, 60).save(tmp_path / "a.png")
+    options = EvaluateOptions(ckpt=str(recorded), content=str(tmp_path), sizes="1024", photos="1")
+    with pytest.raises(UserError, match="none of the 1 photos has 1024 px on its long side"):
+        evaluate(CONFIGS, options)

@@ -1,0 +1,110 @@
+import pytest
+
+from impasto import styles
+from impasto.checkpoint import load_network, save_network
+from impasto.commands import evaluate, train_gallery
+from impasto.commands.gallery import gallery
+from impasto.commands.stylize import stylize
+from impasto.commands.train_gallery import GalleryOptions, planned
+from impasto.errors import UserError
+from impasto.image import read_image
+
+from .conftest import ROOT, noise_image
+
+SMALL = ["model.width=4", "model.depth=1", "data.image_size=32", "schedule.images=2", "data.batch_size=1"]
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch, small_net):
+    folder = tmp_path / "styles"
+    monkeypatch.setattr(styles, "STYLES", folder)
+    for name in ("night", "wave", "cafe"):
+        save_network(folder / f"{name}.safetensors", small_net, {"style": {"name": name}})
+    noise_image(120, 80).save(tmp_path / "photo.jpg")
+    return tmp_path
+
+
+def test_one_photo_in_all_styles_makes_a_wide_sheet(shipped):
+    gallery([f"input={shipped}/photo.jpg", "size=60"])
+    assert read_image(shipped / "photo_gallery.jpg").size == (3 * 60 + 4 * 8, 2 * (22 + 40) + 3 * 8)
+
+
+def test_a_folder_has_a_row_for_each_photo(shipped, photos):
+    gallery([f"input={photos}", "ckpt=night,wave", f"output={shipped}/sheet.png", "size=40"])
+    width, height = read_image(shipped / "sheet.png").size
+    assert width == 3 * 40 + 4 * 8
+    assert height > 6 * (22 + 30)
+
+
+def test_stylize_takes_all_styles(shipped):
+    stylize(["ckpt=all", f"input={shipped}/photo.jpg"])
+    assert {path.name for path in shipped.glob("photo_*")} == {f"photo_{n}.jpg" for n in ("night", "wave", "cafe")}
+    stylize(["ckpt=night,wave", f"input={shipped}/photo.jpg", f"output={shipped}/out"])
+    assert (shipped / "out" / "night" / "photo.jpg").is_file()
+    assert (shipped / "out" / "wave" / "photo.jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["ckpt=night,wav"], "did you mean 'wave'"),
+        (["size=0"], "size=0 should be at least 1 px"),
+        (["output=sheet.xyz"], "its suffix should be one of"),
+    ],
+)
+def test_mistakes_are_one_line(shipped, words, line):
+    with pytest.raises(UserError, match=line):
+        gallery([f"input={shipped}/photo.jpg", *words])
+
+
+def test_a_gallery_trains_what_is_missing_and_draws(run, tmp_path):
+    noise_image(64, 48).save(tmp_path / "photo.png")
+    words = ["styles=poppies", "strengths=0.5", f"sheet={tmp_path}/photo.png", "output=out", "strokes=48", *SMALL]
+    result = run("scripts/train_gallery.py", *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert load_network(tmp_path / "out" / "poppies" / "poppies.safetensors")[1]["strength"] == 0.5
+    assert read_image(tmp_path / "out" / "sheet.jpg").width > 2 * 200
+    again = run("scripts/train_gallery.py", *words, cwd=tmp_path)
+    assert "0 of 1 runs to do" in again.stdout
+    failing = run("scripts/train_gallery.py", "styles=popies", "output=bad", *SMALL, cwd=tmp_path)
+    assert failing.returncode == 1
+    assert failing.stderr.strip() == "error: failed: bad/popies.log"
+    assert "did you mean 'poppies'" in (tmp_path / "bad" / "popies.log").read_text()
+
+
+def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_net):
+    scored = []
+    monkeypatch.setattr("impasto.assets.STYLES", tmp_path / "styles")
+
+    def score(configs, options):
+        scored.append(options.ckpt)
+        for suffix in (".json", ".md", "_sheet.jpg"):
+            (tmp_path / "runs" / "mine" / f"mine{suffix}").write_text("card")
+
+    monkeypatch.setattr(evaluate, "evaluate", score)
+    options = GalleryOptions(styles="mine", output=str(tmp_path / "runs"), ship=True)
+    (run,) = planned(options)
+    save_network(run.network, small_net, {"style": {"name": "mine"}})
+    whole = run.network.stat().st_size
+    train_gallery._ship(ROOT, [run])
+    target = tmp_path / "styles" / "mine.safetensors"
+    assert scored == [str(target)]
+    assert target.stat().st_size < 0.7 * whole
+    assert (tmp_path / "styles" / "mine.md").read_text() == "card"
+    net, metadata = load_network(target)
+    assert metadata["style"] == {"name": "mine"}
+    for name, weight in net.state_dict().items():
+        assert (weight - load_network(run.network)[0].state_dict()[name]).abs().max() < 1e-3
+
+
+def test_a_style_ships_once():
+    with pytest.raises(UserError, match="ship=true takes one strength and one stroke"):
+        planned(GalleryOptions(strengths="1,2", ship=True))
+
+
+def test_each_combination_is_a_run_with_a_folder_of_its_own():
+    runs = planned(GalleryOptions(styles="a,b", strengths="0.5,2", strokes="320", output="out"))
+    assert [str(run.folder) for run in runs] == [
+        f"out/{style}-strength_{strength}" for style in "ab" for strength in ("0.5", "2")
+    ]
+    assert str(runs[0].network) == "out/a-strength_0.5/a.safetensors"

@@ -1,0 +1,66 @@
+import csv
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from impasto.commands import optimize
+from impasto.errors import UserError
+from impasto.image import read_image
+
+from .conftest import ROOT, noise_image
+
+
+def test_it_paints_and_leaves_the_trace(run, tmp_path):
+    noise_image(90, 60).save(tmp_path / "my photo, (1).png")
+    words = [
+        f"content={tmp_path}/my photo, (1).png",
+        "style=poppies",
+        "size=64",
+        "stroke=48",
+        "iterations=6",
+        "scales=2",
+    ]
+    result = run("scripts/optimize.py", *words, "every=4", f"hydra.run.dir={tmp_path}/run", "start=noise", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert read_image(tmp_path / "run" / "picture.png").size == (64, 43)
+    with (tmp_path / "run" / "trace.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["size"]) for row in rows] == [45] * 6 + [64] * 6
+    assert [int(row["iteration"]) for row in rows] == list(range(1, 13))
+    assert {"total", "content", "style", "tv", "style/relu1_1"} <= rows[0].keys()
+    totals = [float(row["total"]) for row in rows]
+    assert min(totals[:6]) < totals[0]
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("optimize/total")] == list(range(1, 13))
+    assert [event.step for event in events.Images("optimize/picture")] == [4, 8, 12]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["style=poppies"], "content=… is missing: say content=photo.jpg"),
+        (["content=a.png"], "style.image=… is missing"),
+        (["content=none.png", "style=poppies"], "there is no image 'none.png'"),
+        (["content=a.png", "style=popies"], "did you mean 'poppies'"),
+        (["content=a.png", "style=poppies", "output=a.xyz"], "its suffix should be one of"),
+        (["content=a.png", "style=poppies", "start=black"], "start is content or noise, not 'black'"),
+        (["content=a.png", "style=poppies", "optimizer=sgd"], "optimizer is lbfgs or adam, not 'sgd'"),
+        (["content=a.png", "style=poppies", "iterations=0"], "iterations=0 should be at least 1"),
+        (["content=a.png", "style=poppies", "learning_rate=-1"], "learning_rate=-1 should be above 0"),
+        (["content=a.png", "style=poppies", "strength=0"], "strength=0 should be above 0"),
+        (["content=a.png", "style=poppies", "precision=half"], "precision is auto, float32, bfloat16, not 'half'"),
+        (["content=a.png", "style=poppies", "size=9"], "9×6 px is too small for VGG19"),
+        (["content=a.png", "style=poppies", "itertions=3"], "did you mean 'iterations'"),
+    ],
+)
+def test_mistakes_are_one_line(words, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (90, 60), "grey").save("a.png")
+    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(list(words)))
+    with pytest.raises(UserError) as error:
+        optimize.main(ROOT / "configs")
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("*.csv"))
