@@ -192,7 +192,7 @@ def _similarity(network: Callable[[Tensor], Tensor], content: Sequence[Path], si
     found: dict[str, Any] = {"ssim": round(mean(map(float, ssim)), 3), "photos": len(pairs)}
     weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
     if not weights.is_file():
-        return {**found, "lpips": f"skipped: it takes torchvision's AlexNet at {weights}"}
+        return {**found, "lpips": f"skipped: it takes torchvision's {ALEXNET} in torch's cache folder"}
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
 
     distance = mean(float(lpips(stylized.clamp(0, 1), photo, "alex", normalize=True)) for photo, stylized in pairs)
