@@ -64,3 +64,22 @@ def test_mistakes_are_one_line(words, line, tmp_path, monkeypatch):
     assert line in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.csv"))
+
+
+@pytest.mark.parametrize(("fault", "raised"), [(None, UserError), (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, raised):
+    """An objective that is never finite, and Ctrl-C before the first iteration."""
+
+    def no_iterations(*_):
+        if fault is not None:
+            raise fault
+        yield from ()
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (90, 60), "grey").save("a.png")
+    monkeypatch.setattr("impasto.optimization.optimize", no_iterations)
+    words = ["content=a.png", "style=poppies", "size=48", "stroke=48", "hydra.run.dir=run"]
+    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(words))
+    with pytest.raises(raised):
+        optimize.main(ROOT / "configs")
+    assert not (tmp_path / "run" / "picture.png").exists()

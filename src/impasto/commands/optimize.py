@@ -100,28 +100,28 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
                 start = content if config["start"] == "content" else white_noise(content, config["seed"])
                 if result is not None:
                     start = F.interpolate(result, content.shape[-2:], mode="bicubic").clamp(0, 1)
-                best = float("inf")
+                best, done = float("inf"), 0
                 for step in iterations(
                     objective,
                     content,
                     start,
                     config["iterations"],
                     config["optimizer"],
-                    config["learning_rate"],
+                    rate,
                     bfloat16,
                 ):
                     number = len(rows) + 1
                     rows.append({"iteration": number, "size": side, **step.terms})
-                    result, best = step.image, min(best, step.terms["total"])
+                    result, best, done = step.image, min(best, step.terms["total"]), step.number
                     for name, value in step.terms.items():
                         writer.add_scalar(f"optimize/{name}", value, number)
                     if number % config["every"] == 0:
                         writer.add_image("optimize/picture", result[0].cpu(), number)
                     shown = " ".join(f"{name} {step.terms[name]:.3g}" for name in ("total", "content", "style", "tv"))
                     progress.update(bar, completed=number, description=f"{side} px: {shown}")
-                if step.number < config["iterations"]:
-                    log.warning("the objective was not finite after %d iterations: kept the best", step.number)
-                log.info("%d px: objective %.4g after %d iterations", side, best, step.number)
+                if done < config["iterations"]:
+                    log.warning("the objective was not finite after %d iterations: kept the best", done)
+                log.info("%d px: objective %.4g after %d iterations", side, best, done)
     except MemoryError:
         raise UserError(
             f"size={config['size']} takes more memory than there is: try size={config['size'] // 2}"
@@ -131,7 +131,9 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     finally:
         writer.close()
     if result is None:
-        raise UserError("the objective was not finite from the start, or was stopped before the first iteration")
+        if interrupted:
+            raise KeyboardInterrupt
+        raise UserError("the objective was not finite from the start: lower strength or loss.weights")
     with whole_file(run_dir / "trace.csv") as temporary, temporary.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
