@@ -66,12 +66,12 @@ def optimize(
         method.zero_grad()
         with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
             terms = objective(image.to(memory_format=torch.channels_last), content)
-        terms["total"].backward()  # type: ignore[no-untyped-call]
+        terms["total"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return terms["total"].detach()
 
     for number in range(1, iterations + 1):
         before = image.detach().clone()
-        method.step(evaluate)  # type: ignore[no-untyped-call]
+        method.step(evaluate)  # type: ignore[no-untyped-call]  # as L-BFGS, too
         values = {name: float(term.detach()) for name, term in terms.items()}
         if not isfinite(values["total"]):
             return
