@@ -7,6 +7,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: several tests run at once, with commands of their own
+
 import numpy as np
 import pytest
 import torch

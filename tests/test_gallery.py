@@ -12,6 +12,7 @@ from impasto.image import read_image
 from .conftest import ROOT, noise_image
 
 SMALL = ["model.width=4", "model.depth=1", "data.image_size=32", "schedule.images=2", "data.batch_size=1"]
+SMALL += ["loss.relative=false"]
 
 
 @pytest.fixture

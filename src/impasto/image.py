@@ -78,6 +78,12 @@ def check_writable(path: Path) -> None:
         raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}")
 
 
+def read_images(source: str | os.PathLike[str], long_side: int) -> list[Image.Image]:
+    """A photo, or all of a folder's, each brought to `long_side` px. Raises `UserError` as `read_image` does."""
+    images = [read_image(path) for path in (find_images(source) if Path(source).is_dir() else [source])]
+    return [resize(image, long_side / max(image.size)) for image in images]
+
+
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """All image files under a folder, at any depth, sorted; hidden files and folders are left out.
 

@@ -10,7 +10,7 @@ from rich.progress import track
 from impasto.assets import PHOTOS
 from impasto.hardware import choose_device, takes_bfloat16
 from impasto.image import find_images, read_image, resize, save_image, to_image
-from impasto.losses.objective import build_objective, read_painting
+from impasto.losses.objective import Objective, build_objective, read_painting
 from impasto.optimization import optimize
 from impasto.sheet import contact_sheet, wrapped
 from impasto.tensors import to_tensor
@@ -35,10 +35,13 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     strokes = [max(1, round(config["stroke"] * factor)) for factor in STROKES]
     strengths = [config["strength"] * factor for factor in STRENGTHS]
     paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
-    cases = [(strength, painting) for strength in strengths for painting in paintings]
+    objectives, vgg = list[Objective](), config["vgg"]
+    for painting in paintings:
+        objectives.append(build_objective(painting, config["loss"], vgg, 1.0).to(device))
+        vgg = objectives[0].loss.vgg  # loaded once
+    cases = [objective.at(strength) for strength in strengths for objective in objectives]
     pictures = []
-    for strength, painting in track(cases, description="Preview", transient=True):
-        objective = build_objective(painting, config["loss"], config["vgg"], strength).to(device)
+    for objective in track(cases, description="Preview", transient=True):
         steps = list(optimize(objective, content, content, ITERATIONS, bfloat16=bfloat16))
         pictures.append(to_image(steps[-1].image.cpu().numpy()) if steps else photo)
     captions = [f"strength={strength:g} stroke={stroke}" for strength in strengths for stroke in strokes]

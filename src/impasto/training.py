@@ -1,6 +1,5 @@
 """Configuration → objects → `fit` → the inference file."""
 
-import hashlib
 import io
 import logging
 import shlex
@@ -20,23 +19,21 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from impasto.assets import STYLES, provenance
+from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
-from impasto.checkpoint import load_network, load_training_checkpoint, save_network
+from impasto.checkpoint import load_training_checkpoint, save_network
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
-from impasto.files import whole_file
+from impasto.files import whole_file, write_text
+from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
 from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import smallest_input
 from impasto.module import StyleTransferModule
 from impasto.schedule import Schedule
-from impasto.styles import find_checkpoint
 
 log = logging.getLogger("impasto")
-
-FIRST_STYLES = ("great_wave", "starry_night")  # shipped, in the order in which init=auto takes them
 
 
 def train(config: dict[str, Any], run_dir: Path) -> Path:
@@ -50,6 +47,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     _quieten_libraries()
     if not 0 <= config["seed"] < 2**32:
         raise UserError(f"seed={config['seed']} should be in 0…{2**32 - 1}")
+    check_accelerator(config["trainer"]["accelerator"])
     pl.seed_everything(config["seed"], verbose=False)
     name = config["style"]["name"]
     if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
@@ -114,7 +112,7 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
     painting = read_painting(style["image"], config["stroke"])
     objective = build_objective(painting, loss, config["vgg"], config["strength"])
     net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
-    init = _initialise(str(config["init"]), net, provenance(style["image"])["sha256"])
+    init = initialise(str(config["init"]), net, provenance(style["image"])["sha256"])
     record = {
         "style": {"name": style["name"], "stroke": config["stroke"], **provenance(style["image"])},
         "init": init,
@@ -137,34 +135,6 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
     return module, painting
 
 
-def _initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
-    """Load the weights to start from into `net`; returns the record of whose they were.
-
-    `init` is random, a checkpoint or style, or auto: a style that ships, of this architecture but of another painting
-    than this one (by its SHA-256), if there is one.
-    A network of another style reaches a new one in fewer images (README, Speed).
-    """
-    if init == "random":
-        return {"weights": "random"}
-    if init == "auto":
-        for name in FIRST_STYLES:
-            path = STYLES / f"{name}.safetensors"
-            if path.is_file():
-                source, metadata = load_network(path)
-                if source.arguments == net.arguments and metadata["style"].get("sha256") != painting:
-                    break
-        else:
-            return {"weights": "random"}
-    else:
-        path = find_checkpoint(init)
-        source, metadata = load_network(path)
-        if source.arguments != net.arguments:
-            raise UserError(f"init={init} has a network of {source.arguments}, not {net.arguments}: init=random does")
-    net.load_state_dict(source.state_dict())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"weights": path.name, "sha256": digest, "style": metadata.get("style", {}).get("name")}
-
-
 def _trainer(
     config: dict[str, Any],
     run_dir: Path,
@@ -177,7 +147,6 @@ def _trainer(
     for key, least in (("log_every", 1), ("num_nodes", 1), ("gradient_clip", 0)):
         if not options[key] >= least:
             raise UserError(f"trainer.{key}={options[key]} should be at least {least}")
-    check_accelerator(options["accelerator"])
     devices, nodes, environment = placement(options)
     world_size = count_devices(devices, options["accelerator"]) * nodes
     batch = data.batch_size * world_size
@@ -285,8 +254,7 @@ def _check_same_network(resumed: tuple[Path, dict[str, Any]], module: StyleTrans
 
 @rank_zero_only
 def _start_folder(config: dict[str, Any], run_dir: Path) -> None:
-    with whole_file(run_dir / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     for left_over in (run_dir / "checkpoints").glob(".*.ckpt"):  # by a run killed while it wrote
         left_over.unlink()
     log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, shlex.quote(str(run_dir.parent.parent)))

@@ -29,11 +29,19 @@ def provenance(path: str | os.PathLike[str]) -> dict[str, str]:
     By content, so that a user's own file under a known name is not credited to van Gogh.
     """
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    row = _record(digest)
+    return {key: row[key] for key in ("artist", "title", "year", "status", "sha256")} if row else {"sha256": digest}
+
+
+def painting_of(sha256: str | None) -> Path | None:
+    """The file of the painting with this SHA-256, if it is one of ours."""
+    row = _record(sha256)
+    return PAINTINGS / row["file"] if row else None
+
+
+def _record(sha256: str | None) -> dict[str, str] | None:
     with (PAINTINGS / "MANIFEST.tsv").open(encoding="utf-8") as manifest:
-        for row in csv.DictReader(manifest, delimiter="\t"):
-            if row["sha256"] == digest:
-                return {key: row[key] for key in ("artist", "title", "year", "status", "sha256")}
-    return {"sha256": digest}
+        return next((row for row in csv.DictReader(manifest, delimiter="\t") if row["sha256"] == sha256), None)
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from impasto.errors import UserError
-from impasto.files import whole_file
+from impasto.files import write_text
 from impasto.memory import keep_freed_memory
 
 PROCESSES = multiprocessing.get_context("spawn")  # each with its own allocator, caches and compiled code
@@ -159,6 +159,5 @@ def _best(function: Callable[..., Any], *arguments: Any) -> float:
 def save(folder: Path, name: str, result: Mapping[str, Any]) -> Path:
     """Write a result as JSON."""
     path = folder / f"{name}.json"
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({"machine": machine(), **result}, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps({"machine": machine(), **result}, indent=1, ensure_ascii=False) + "\n")
     return path

@@ -120,25 +120,21 @@ def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
             "strength": metadata["strength"],
             "stroke": metadata["style"]["stroke"],
         }
-    import yaml
+    from impasto.commands.configuration import compose, plain
 
     log.warning("the network does not say what it was trained for: it is measured by the default objective")
-    loss, defaults = (
-        yaml.safe_load((config_dir / name).read_text(encoding="utf-8")) for name in ("loss/default.yaml", "train.yaml")
-    )
-    return {"loss": loss, "vgg": {"source": "oxford"}, "strength": defaults["strength"], "stroke": defaults["stroke"]}
+    defaults = plain(compose(config_dir, "optimize", ["content=none", "style.image=none"]))
+    return {key: defaults[key] for key in ("loss", "vgg", "strength", "stroke")}
 
 
 def _painting(options: EvaluateOptions, metadata: dict[str, Any]) -> Path:
     """The file of the network's painting: as named, or one of ours, known by its content."""
-    from impasto.assets import PAINTINGS, painting, provenance
+    from impasto.assets import painting, painting_of
 
     if options.painting is not None:
         return Path(options.painting) if Path(options.painting).is_file() else painting(options.painting)
-    digest = metadata.get("style", {}).get("sha256")
-    for file in PAINTINGS.glob("*.jpg"):
-        if provenance(file)["sha256"] == digest:
-            return file
+    if ours := painting_of(metadata.get("style", {}).get("sha256")):
+        return ours
     raise UserError("the network's painting is none of those that ship: painting=FILE, as it was for training")
 
 

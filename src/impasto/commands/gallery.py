@@ -44,7 +44,7 @@ def gallery(words: list[str]) -> None:
 
     from rich.progress import track
 
-    from impasto.image import check_writable, find_images, read_image, resize, save_image
+    from impasto.image import check_writable, read_images, save_image
     from impasto.sheet import contact_sheet, wrapped
     from impasto.styles import find_checkpoints
     from impasto.stylizer import Stylizer, default_output
@@ -52,9 +52,7 @@ def gallery(words: list[str]) -> None:
     source = Path(options.input)
     output = Path(options.output) if options.output else default_output(source, "gallery").with_suffix(".jpg")
     check_writable(output)
-    paths = find_images(source) if source.is_dir() else [source]
-    photos = [read_image(path) for path in paths]
-    photos = [resize(photo, options.size / max(photo.size)) for photo in photos]
+    photos = read_images(source, options.size)
     stylizers = [Stylizer.load(str(path), options.device, options.precision) for path in find_checkpoints(options.ckpt)]
     rows = [
         [("photo", photo), *((stylizer.name, stylizer(photo)) for stylizer in stylizers)]

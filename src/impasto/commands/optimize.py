@@ -3,12 +3,19 @@
 import csv
 import logging
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from impasto import cli
 from impasto.commands.configuration import compose, plain, register_resolvers
 from impasto.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from impasto.optimization import Iteration
 
 log = logging.getLogger("impasto")
 
@@ -49,10 +56,66 @@ def main(config_dir: Path) -> None:
 
 
 def optimize(config: dict[str, Any], run_dir: Path) -> None:
-    """Optimise a picture as the configuration says; writes it, its trace and TensorBoard's events. Raises `UserError`.
+    """Optimise a picture as the configuration says; write it, its trace, TensorBoard's events. Raises `UserError`."""
+    _check(config)
 
-    At each scale but the last the strokes shrink with the picture, so that they come out as large as asked for.
-    """
+    # torch takes seconds: mistakes above are answered at once
+    import yaml
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    from impasto.engines.eager import memory_errors
+    from impasto.files import whole_file, write_text
+    from impasto.hardware import choose_device
+    from impasto.image import check_writable, read_image, save_image, to_image
+    from impasto.losses.objective import read_painting
+    from impasto.optimization import coarse_to_fine
+
+    output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
+    check_writable(output)
+    device = choose_device(config["device"])
+    photo = read_image(config["content"])
+    sides = coarse_to_fine(config["size"], config["scales"])
+    # so that strokes come out as large as asked for, they shrink with the picture
+    strokes = [max(1, round(config["stroke"] * side / sides[-1])) for side in sides]
+    paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
+    steps = _iterations(config, photo, list(zip(sides, paintings, strict=True)), device)
+    write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
+    rows, picture, interrupted = list[dict[str, float]](), None, False
+    try:
+        with SummaryWriter(str(run_dir)) as writer, Progress(*columns, transient=True) as progress, memory_errors():
+            bar = progress.add_task("", total=config["scales"] * config["iterations"])
+            for number, (side, step) in enumerate(steps, 1):
+                rows.append({"iteration": number, "size": side, **step.terms})
+                picture = step.image
+                for name, value in step.terms.items():
+                    writer.add_scalar(f"optimize/{name}", value, number)
+                if number % config["every"] == 0:
+                    writer.add_image("optimize/picture", picture[0].cpu(), number)
+                shown = " ".join(f"{name} {step.terms[name]:.3g}" for name in ("total", "content", "style", "tv"))
+                progress.update(bar, completed=number, description=f"{side} px: {shown}")
+    except MemoryError:
+        raise UserError(
+            f"size={config['size']} takes more memory than there is: try size={config['size'] // 2}"
+        ) from None
+    except KeyboardInterrupt:
+        interrupted = True
+    if picture is not None:
+        with whole_file(run_dir / "trace.csv") as temporary, temporary.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+        save_image(to_image(picture.cpu().numpy()), output)
+        log.info("Wrote %s; terms of every iteration: %s", output, run_dir / "trace.csv")
+        log.info("  tensorboard --logdir %s", shlex.quote(str(run_dir)))
+    if interrupted:
+        raise KeyboardInterrupt
+    if picture is None:
+        raise UserError("the objective was not finite from the start: lower strength or loss.weights")
+
+
+def _check(config: dict[str, Any]) -> None:
     for key in ("size", "iterations", "scales", "every"):
         if config[key] < 1:
             raise UserError(f"{key}={config[key]} should be at least 1")
@@ -62,84 +125,44 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     if rate is not None and not (isinstance(rate, int | float) and rate > 0):
         raise UserError(f"learning_rate={rate} should be above 0")
 
-    # torch takes seconds: mistakes above are answered at once
-    import yaml
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    from torch.nn import functional as F
-    from torch.utils.tensorboard.writer import SummaryWriter
 
-    from impasto.engines.eager import memory_errors
-    from impasto.files import whole_file
-    from impasto.hardware import choose_device, takes_bfloat16
-    from impasto.image import check_writable, read_image, resize, save_image, to_image
-    from impasto.losses.objective import build_objective, read_painting
-    from impasto.optimization import coarse_to_fine, white_noise
+def _iterations(
+    config: dict[str, Any], photo: "Image", scales: list[tuple[int, "Image"]], device: "torch.device"
+) -> "Iterator[tuple[int, Iteration]]":
+    """The long side (px) and each iteration, scale after scale, each begun with what the one before came to.
+
+    `scales` are long sides (px), each with the painting at its stroke size.
+    """
+    from torch.nn import functional as F
+
+    from impasto.hardware import takes_bfloat16
+    from impasto.image import resize
+    from impasto.losses.objective import build_objective
     from impasto.optimization import optimize as iterations
+    from impasto.optimization import white_noise
     from impasto.tensors import to_tensor
 
-    output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
-    check_writable(output)
-    device = choose_device(config["device"])
     bfloat16 = takes_bfloat16(config["precision"], device.type)
-    photo = read_image(config["content"])
-    sides = coarse_to_fine(config["size"], config["scales"])
-    result, rows = None, list[dict[str, float]]()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with whole_file(run_dir / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
-    writer = SummaryWriter(str(run_dir))
-    interrupted = False
-    try:
-        with Progress(*columns, transient=True) as progress, memory_errors():
-            bar = progress.add_task("", total=len(sides) * config["iterations"])
-            for side in sides:
-                painting = read_painting(config["style"]["image"], max(1, round(config["stroke"] * side / sides[-1])))
-                objective = build_objective(painting, config["loss"], config["vgg"], config["strength"]).to(device)
-                content = to_tensor(resize(photo, side / max(photo.size))).to(device)
-                start = content if config["start"] == "content" else white_noise(content, config["seed"])
-                if result is not None:
-                    start = F.interpolate(result, content.shape[-2:], mode="bicubic").clamp(0, 1)
-                best, done = float("inf"), 0
-                for step in iterations(
-                    objective,
-                    content,
-                    start,
-                    config["iterations"],
-                    config["optimizer"],
-                    rate,
-                    bfloat16,
-                ):
-                    number = len(rows) + 1
-                    rows.append({"iteration": number, "size": side, **step.terms})
-                    result, best, done = step.image, min(best, step.terms["total"]), step.number
-                    for name, value in step.terms.items():
-                        writer.add_scalar(f"optimize/{name}", value, number)
-                    if number % config["every"] == 0:
-                        writer.add_image("optimize/picture", result[0].cpu(), number)
-                    shown = " ".join(f"{name} {step.terms[name]:.3g}" for name in ("total", "content", "style", "tv"))
-                    progress.update(bar, completed=number, description=f"{side} px: {shown}")
-                if done < config["iterations"]:
-                    log.warning("the objective was not finite after %d iterations: kept the best", done)
-                log.info("%d px: objective %.4g after %d iterations", side, best, done)
-    except MemoryError:
-        raise UserError(
-            f"size={config['size']} takes more memory than there is: try size={config['size'] // 2}"
-        ) from None
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        writer.close()
-    if result is None:
-        if interrupted:
-            raise KeyboardInterrupt
-        raise UserError("the objective was not finite from the start: lower strength or loss.weights")
-    with whole_file(run_dir / "trace.csv") as temporary, temporary.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    save_image(to_image(result.cpu().numpy()), output)
-    log.info("Wrote %s; terms of every iteration: %s", output, run_dir / "trace.csv")
-    log.info("  tensorboard --logdir %s", shlex.quote(str(run_dir)))
-    if interrupted:
-        raise KeyboardInterrupt
+    vgg, picture = config["vgg"], None
+    for side, painting in scales:
+        objective = build_objective(painting, config["loss"], vgg, config["strength"]).to(device)
+        vgg = objective.loss.vgg  # loaded once
+        content = to_tensor(resize(photo, side / max(photo.size))).to(device)
+        start = content if config["start"] == "content" else white_noise(content, config["seed"])
+        if picture is not None:
+            start = F.interpolate(picture, content.shape[-2:], mode="bicubic").clamp(0, 1)
+        best, done = float("inf"), 0
+        for step in iterations(
+            objective,
+            content,
+            start,
+            config["iterations"],
+            config["optimizer"],
+            config["learning_rate"],
+            bfloat16,
+        ):
+            picture, best, done = step.image, min(best, step.terms["total"]), step.number
+            yield side, step
+        if done < config["iterations"]:
+            log.warning("the objective was not finite after %d iterations: kept the best", done)
+        log.info("%d px: objective %.4g after %d iterations", side, best, done)

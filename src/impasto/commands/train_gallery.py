@@ -132,13 +132,12 @@ def _train(root: Path, runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
 def _draw(runs: Sequence[Run], source: Path, output: Path) -> None:
     """A row for each painting, and in it each photo at each setting."""
     from impasto.assets import painting
-    from impasto.image import find_images, read_image, resize, save_image
+    from impasto.image import read_image, read_images, save_image
     from impasto.sheet import contact_sheet
     from impasto.stylizer import Stylizer
 
     cell = 224
-    photos = [read_image(path) for path in (find_images(source) if source.is_dir() else [source])]
-    photos = [resize(photo, 384 / max(photo.size)) for photo in photos]
+    photos = read_images(source, 384)
     rows: dict[str, list[Any]] = {}
     for run in runs:
         row = rows.setdefault(run.style, [(run.style, read_image(painting(run.style)))])

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from impasto.data.photos import warn_of_rejects
 from impasto.errors import UserError
-from impasto.files import whole_file
+from impasto.files import write_text
 from impasto.image import read_image
 
 log = logging.getLogger("impasto")
@@ -139,8 +139,7 @@ def _make(photos: Sequence[Path], root: Path, short_side: int, folder: Path) -> 
     packing.mkdir()
     try:
         manifest = _write_images(photos, root, short_side, packing / IMAGES)
-        with whole_file(packing / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest), encoding="utf-8")
+        write_text(packing / MANIFEST, json.dumps(manifest))
         packing.replace(folder)
     finally:
         shutil.rmtree(packing, ignore_errors=True)

@@ -8,17 +8,15 @@ from PIL import Image
 
 from impasto.benchmark.measure import table
 from impasto.evaluation.scores import sentence
-from impasto.files import whole_file
+from impasto.files import write_text
 from impasto.image import save_image
 
 
 def write_card(stem: Path, card: dict[str, Any], sheet: Image.Image) -> list[Path]:
     """Write `<stem>.json`, `<stem>.md` and `<stem>_sheet.jpg`, each whole or not at all. Raises `UserError`."""
     paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md", "_sheet.jpg")]
-    with whole_file(paths[0]) as temporary:
-        temporary.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with whole_file(paths[1]) as temporary:
-        temporary.write_text(markdown(card, paths[2].name), encoding="utf-8")
+    write_text(paths[0], json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    write_text(paths[1], markdown(card, paths[2].name))
     save_image(sheet, paths[2])
     return paths
 

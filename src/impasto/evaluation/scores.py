@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from math import inf, isnan, nan
 from pathlib import Path
 from statistics import mean, median
@@ -27,9 +28,18 @@ from impasto.tensors import to_tensor
 
 log = logging.getLogger("impasto")
 
+STARTS = ("noise", "content")
 COMPARED = 512  # px: up to this size the optimiser is run to its end on the first photos, for terms and pictures
 SUITE_SIZE = 384  # px, short side of the photos that the artefact suite sees
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's, which LPIPS stands on
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All terms of a photo (identity), the network's and the optimiser's picture of it; and the three pictures."""
+
+    terms: dict[str, dict[str, float]]
+    pictures: tuple[Image.Image, ...]
 
 
 @dataclass(frozen=True)
@@ -60,42 +70,36 @@ def score(
             stylized: Tensor = net(image.to(plan.device).contiguous(memory_format=torch.channels_last))
             return stylized.float()
 
-    worths, compared, pictures, skipped = [], list[dict[str, Any]](), [], list[str]()
+    largest = max((size for size in plan.sizes if size <= COMPARED), default=plan.sizes[0])
+    worths, compared, skipped = list[dict[str, Any]](), list[Comparison](), list[str]()
     with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), transient=True) as progress:
         bar = progress.add_task("")
         for size, count in zip(plan.sizes, plan.photos, strict=True):
             usable, small = _large_enough(content, size, count)
             skipped += small
-            finish = size == max((s for s in plan.sizes if s <= COMPARED), default=plan.sizes[0])
-            lines: dict[str, list[dict[str, Any]]] = {"noise": [], "content": []}
-            for path in usable:
+            lines: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS if usable}
+            for path, start in product(usable, lines):
                 image = read_image(path)
                 photo = to_tensor(resize(image, size / max(image.size))).to(plan.device)
                 stylized = network(photo)
                 terms = terms_of(objective, stylized, photo, bfloat16)
-                for start in lines:
-                    to_the_end = finish and start == "content"
-                    found = Worth(terms["total"])
-                    for found in worth(objective, photo, terms["total"], start, plan.limit, bfloat16, to_the_end):
-                        done = f"{path.name}, {size} px, from {start}: {len(found.trace) - 1} iterations"
-                        progress.update(bar, description=done)
-                    lines[start].append(
-                        {
-                            "photo": path.name,
-                            "objective": terms["total"],
-                            "iterations": found.iterations,
-                            "trace": [float(f"{value:.5g}") for value in found.trace],
-                        }
+                to_the_end = size == largest and start == "content"
+                found = Worth(terms["total"])
+                for found in worth(objective, photo, terms["total"], start, plan.limit, bfloat16, to_the_end):
+                    done = f"{path.name}, {size} px, from {start}: {len(found.trace) - 1} iterations"
+                    progress.update(bar, description=done)
+                trace = [float(f"{value:.5g}") for value in found.trace]
+                line = {"photo": path.name, "objective": terms["total"], "iterations": found.iterations, "trace": trace}
+                lines[start].append(line)
+                if to_the_end and found.picture is not None:
+                    identity = terms_of(objective, photo, photo, bfloat16)
+                    pictures = tuple(map(_image, (photo, stylized, found.picture)))
+                    compared.append(
+                        Comparison({"identity": identity, "network": terms, "optimizer": found.end}, pictures)
                     )
-                    if to_the_end and found.picture is not None:
-                        identity = terms_of(objective, photo, photo, bfloat16)
-                        compared.append({"identity": identity, "network": terms, "optimizer": found.end})
-                        names = ("photo", "network", "optimizer")
-                        images = map(_image, (photo, stylized, found.picture))
-                        pictures.append(list(zip(names, images, strict=True)))
-            worths += [_summary(size, start, found, plan.limit) for start, found in lines.items() if found]
-            for line in worths[-2:]:
-                log.info("%s", sentence(line))
+            for start, found_lines in lines.items():
+                worths.append(_summary(size, start, found_lines, plan.limit))
+                log.info("%s", sentence(worths[-1]))
     if not worths:
         raise UserError(f"none of the {len(content)} photos has {min(plan.sizes)} px on its long side")
     photos = [to_tensor(read_image(path, SUITE_SIZE)) for path in _large_enough(content, SUITE_SIZE * 4 // 3, 3)[0]]
@@ -103,13 +107,15 @@ def score(
     scores = {
         "worth": worths,
         "skipped": skipped,
-        "terms": _means(compared),
+        "terms": _means([each.terms for each in compared]),
         "similarity": _similarity(network, content, plan.sizes[0]),
         "artefacts": [_typical(findings) for findings in zip(*suite, strict=True)],
         "machine": machine(),
         "precision": "bfloat16" if bfloat16 else "float32",
     }
-    sheet = contact_sheet(pictures or [[("painting", painting)]], COMPARED * 3 // 4)
+    names = ("photo", "network", "optimizer")
+    rows = [list(zip(names, each.pictures, strict=True)) for each in compared]
+    sheet = contact_sheet(rows or [[("painting", painting)]], COMPARED * 3 // 4)
     return scores, sheet
 
 

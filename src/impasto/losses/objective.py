@@ -38,28 +38,33 @@ class Objective(nn.Module):
         terms = self.loss(stylized, content)
         return {"total": self.weights.total(terms), **terms}
 
+    def at(self, strength: float) -> "Objective":
+        """The same terms, shared, with the style's weight times `strength`. Raises `UserError`."""
+        if not (isinstance(strength, int | float) and 0 < strength < float("inf")):
+            raise UserError(f"strength={strength} should be above 0; 1 is the default, 2 twice the style's weight")
+        weights = self.weights.weights
+        return Objective(self.loss, LossWeights(**{**weights, "style": weights["style"] * strength}))
+
 
 def build_objective(
-    painting: Image.Image, loss: Mapping[str, Any], vgg: Mapping[str, Any], strength: float
+    painting: Image.Image, loss: Mapping[str, Any], vgg: Mapping[str, Any] | VGG19Features, strength: float
 ) -> Objective:
     """The objective that a `loss` and a `vgg` configuration describe, for a painting at its stroke size.
 
-    `strength` multiplies the style's weight. Raises `UserError` for a wrong value.
+    `vgg` may also be the network of another objective with the same layers. `strength` multiplies the style's weight.
+    Raises `UserError` for a wrong value.
     """
-    if not (isinstance(strength, int | float) and 0 < strength < float("inf")):
-        raise UserError(f"strength={strength} should be above 0; 1 is the default, 2 twice the style's weight")
-    weights = LossWeights(**loss["weights"])
-    weights.weights["style"] *= strength
     style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
     perceptual = PerceptualLoss(
-        VGG19Features([*style_layers, *content_layers], **vgg),
+        vgg if isinstance(vgg, VGG19Features) else VGG19Features([*style_layers, *content_layers], **vgg),
         to_tensor(painting),
         style_layers,
         content_layers,
         reference_photos() if loss["relative"] else None,
         loss["content_reduction"],
     )
-    return Objective(perceptual.to(memory_format=torch.channels_last), weights)
+    weights = LossWeights(**loss["weights"])
+    return Objective(perceptual.to(memory_format=torch.channels_last), weights).at(strength)
 
 
 def read_painting(path: str | os.PathLike[str], stroke: int) -> Image.Image:

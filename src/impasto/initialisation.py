@@ -1,0 +1,40 @@
+"""The weights that training starts from."""
+
+import hashlib
+from typing import Any
+
+from impasto.assets import STYLES
+from impasto.checkpoint import load_network
+from impasto.errors import UserError
+from impasto.models.transformer_net import TransformerNet
+from impasto.styles import find_checkpoint
+
+FIRST_STYLES = ("great_wave", "starry_night")  # shipped, in the order in which init=auto takes them
+
+
+def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
+    """Load the weights to start from into `net`; returns the record of whose they were.
+
+    `init` is random, a checkpoint or style, or auto: a style that ships, of this architecture but of another painting
+    than this one (by its SHA-256), if there is one.
+    A network of another style reaches a new one in fewer images (README, Speed).
+    """
+    if init == "random":
+        return {"weights": "random"}
+    if init == "auto":
+        for name in FIRST_STYLES:
+            path = STYLES / f"{name}.safetensors"
+            if path.is_file():
+                source, metadata = load_network(path)
+                if source.arguments == net.arguments and metadata["style"].get("sha256") != painting:
+                    break
+        else:
+            return {"weights": "random"}
+    else:
+        path = find_checkpoint(init)
+        source, metadata = load_network(path)
+        if source.arguments != net.arguments:
+            raise UserError(f"init={init} has a network of {source.arguments}, not {net.arguments}: init=random does")
+    net.load_state_dict(source.state_dict())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"weights": path.name, "sha256": digest, "style": metadata.get("style", {}).get("name")}

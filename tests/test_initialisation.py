@@ -1,0 +1,28 @@
+import pytest
+import torch
+
+from impasto.assets import painting, provenance
+from impasto.errors import UserError
+from impasto.initialisation import initialise
+from impasto.models.transformer_net import TransformerNet
+
+
+def test_training_starts_from_a_style_that_ships_or_another(network_file, small_net):
+    def started(init, net, painting_name="poppies"):
+        return initialise(init, net, provenance(painting(painting_name))["sha256"])
+
+    net, ours = TransformerNet(), TransformerNet(width=4, depth=1)
+    before = net.state_dict()["encoder.0.conv.weight"].clone()
+    assert started("random", net) == {"weights": "random"}
+    assert torch.equal(net.state_dict()["encoder.0.conv.weight"], before)
+    assert started("auto", net)["style"] == "great_wave"
+    assert not torch.equal(net.state_dict()["encoder.0.conv.weight"], before)
+    assert started("auto", net, "great_wave")["style"] == "starry_night"  # never from the painting itself
+    assert started("auto", ours) == {"weights": "random"}  # none ships for this one
+    assert started(str(network_file), ours)["style"] == "test"
+    for name, weight in small_net.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], weight)
+    with pytest.raises(UserError, match="has a network of {'width': 4, 'depth': 1}, not {'width': 16"):
+        started(str(network_file), TransformerNet(width=16))
+    with pytest.raises(UserError, match="no checkpoint 'none/such.safetensors'"):
+        started("none/such.safetensors", ours)
