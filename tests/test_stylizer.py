@@ -1,13 +1,18 @@
 import importlib.metadata
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
+from impasto import Stylizer
+from impasto.controls import Controls
 from impasto.errors import UserError
 from impasto.hardware import choose_device
 from impasto.image import read_image
-from impasto.stylizer import Stylizer, default_output, stylize
+from impasto.picture import Picture
 from impasto.tensors import to_tensor
 
 from .conftest import noise_image
@@ -18,87 +23,106 @@ def stylizer(network_file):
     return Stylizer.load(str(network_file), device="cpu", precision="float32")
 
 
-SIZES = [(1, 1), (2, 3), (17, 1), (16, 16), (61, 33), (321, 179)]
-
-
-def test_a_folder_keeps_places_names_and_sizes(stylizer, tmp_path):
-    for index, size in enumerate(SIZES):
-        folder = tmp_path / "in" / ("deeper" if index % 2 else "")
-        folder.mkdir(parents=True, exist_ok=True)
-        noise_image(*size).save(folder / f"{index}.png")
-    stylize(stylizer, tmp_path / "in", tmp_path / "out")
-    written = {
-        path.relative_to(tmp_path / "out").as_posix(): read_image(path).size for path in (tmp_path / "out").rglob("*.*")
-    }
-    assert written == {f"deeper/{i}.png" if i % 2 else f"{i}.png": size for i, size in enumerate(SIZES)}
-
-
-def test_the_picture_is_the_networks(stylizer, small_net, tmp_path):
-    noise_image(31, 22).save(tmp_path / "a.png")
-    stylize(stylizer, tmp_path / "a.png", tmp_path / "b.png")
-    content = to_tensor(read_image(tmp_path / "a.png"))
+def test_the_picture_is_the_networks(stylizer, small_net):
+    content = noise_image(31, 22)
     with torch.no_grad():
-        assert_close(to_tensor(read_image(tmp_path / "b.png")), small_net(content), rtol=0, atol=0.51 / 255)
+        assert_close(to_tensor(stylizer(content)), small_net(to_tensor(content)), rtol=0, atol=0.51 / 255)
 
 
-def test_size_is_the_long_side(stylizer):
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_arrays_come_back_as_they_are(stylizer, dtype, channels):
+    levels = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    image = ((0.1 + 0.9 * np.random.default_rng(0).random((33, 21, channels))) * levels).astype(dtype)
+    result = stylizer(image)
+    assert (result.dtype, result.shape) == (image.dtype, image.shape)
+    expected = stylizer.engine(np.ascontiguousarray((image[..., :3] / np.float32(levels)).transpose(2, 0, 1)[None]))
+    np.testing.assert_allclose(result[..., :3] / levels, expected[0].transpose(1, 2, 0), atol=0.51 / min(levels, 1e5))
+    if channels == 4:
+        np.testing.assert_array_equal(result[..., 3], image[..., 3])
+
+
+def test_tensors_come_back_as_they_are(stylizer, small_net):
+    batch = torch.rand(2, 3, 20, 30, dtype=torch.float64)
+    with torch.no_grad():
+        expected = small_net(batch.float()).double()
+    assert_close(stylizer(batch), expected, rtol=0, atol=1e-5)
+    assert_close(stylizer(batch[0]), expected[0], rtol=0, atol=1e-5)
+
+
+def test_pillow_images_of_any_mode_become_rgb_or_keep_their_transparency(stylizer):
+    assert stylizer(Image.new("L", (20, 10), 77)).mode == "RGB"
+    image = noise_image(24, 18).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize((24, 18)))
+    result = stylizer(image)
+    assert result.mode == "RGBA"
+    assert result.getchannel("A").tobytes() == image.getchannel("A").tobytes()
+
+
+def test_strength_zero_is_the_photo(stylizer):
+    image = noise_image(40, 30)
+    assert stylizer(image, strength=0).tobytes() == image.tobytes()
+    assert stylizer(image, strength=0.5).tobytes() not in (image.tobytes(), stylizer(image).tobytes())
+
+
+def test_sizes_are_those_asked_for(stylizer):
     assert stylizer(noise_image(60, 30), size=100).size == (100, 50)
+    assert stylizer(noise_image(60, 30), size=40, upscale=True).size == (60, 30)
+    assert stylizer(noise_image(60, 30), stroke=20).size == (60, 30)
 
 
-def test_damaged_files_are_named_and_skipped_all_damaged_is_an_error(stylizer, tmp_path, caplog):
-    caplog.set_level("INFO")
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "bad one.jpg").write_text("no image")
-    with pytest.raises(UserError, match="none of the 1 images"):
-        stylize(stylizer, tmp_path / "in", tmp_path / "out")
-    noise_image(20, 20).save(tmp_path / "in" / "good.gif")
-    stylize(stylizer, tmp_path / "in", tmp_path / "out")
-    assert "bad one.jpg" in caplog.text
-    assert "Wrote 1 images" in caplog.text
-    assert "skipped 1" in caplog.text
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.gif.png"]
+def test_strokes_are_as_large_relative_to_the_picture(stylizer):
+    """With the same stroke=, a photo at two sizes gives the same picture at two sizes; without, another."""
+    photo = noise_image(24, 18).resize((240, 180), Image.Resampling.BICUBIC)
+    double = photo.resize((480, 360), Image.Resampling.BICUBIC)
+
+    def difference(**controls):
+        small, large = stylizer(photo, **controls), stylizer(double, **controls).resize((240, 180))
+        return np.abs(np.asarray(small, dtype=float) - np.asarray(large)).mean()
+
+    assert difference(stroke=120) < 1
+    assert difference() > 3 * difference(stroke=120)
 
 
-def test_an_output_that_cannot_be_written_ends_a_folder(stylizer, photos, tmp_path, caplog):
-    (tmp_path / "out" / "b.PNG").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"cannot write .*b.PNG"):
-        stylize(stylizer, photos, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.PNG"]
-    assert "skipped" not in caplog.text
+def test_a_mask_says_where(stylizer):
+    image, mask = noise_image(60, 40), Image.new("L", (30, 20), 0)
+    mask.paste(255, (0, 0, 15, 20))
+    result, whole = stylizer(image, mask=mask, feather=2), stylizer(image)
+    assert result.crop((0, 0, 24, 40)).tobytes() == whole.crop((0, 0, 24, 40)).tobytes()
+    assert result.crop((36, 0, 60, 40)).tobytes() == image.crop((36, 0, 60, 40)).tobytes()
 
 
-def test_default_names_lie_beside_the_input(tmp_path):
-    assert default_output(tmp_path / "a b.heic", "night") == tmp_path / "a b_night.png"
-    assert default_output(tmp_path / "a.JPG", "night") == tmp_path / "a_night.JPG"
-    assert default_output(tmp_path, "night") == tmp_path.parent / f"{tmp_path.name}_night"
+def test_what_is_transparent_does_not_bleed(stylizer):
+    """Whatever hides in transparent pixels, the picture is the same."""
+    pixels = np.asarray(noise_image(40, 40))
+    alpha = np.zeros((40, 40), np.uint8)
+    alpha[8:32, 8:32] = 255
+    pictures = []
+    for hidden in (0, 255):
+        hiding = np.where(alpha[..., None] > 0, pixels, hidden).astype(np.uint8)
+        pictures.append(stylizer.paint(Picture(hiding, alpha), Controls()).pixels[alpha > 0])
+    np.testing.assert_array_equal(*pictures)
 
 
-def test_a_slash_makes_the_output_a_folder(stylizer, photos, tmp_path):
-    stylize(stylizer, photos / "a.jpg", f"{tmp_path}/new/")
-    assert read_image(tmp_path / "new" / "a.jpg").size == (80, 72)
+def test_threads_share_one(stylizer):
+    images = [noise_image(40 + index, 30, index) for index in range(8)]
+    alone = [stylizer(image).tobytes() for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        assert [result.tobytes() for result in threads.map(stylizer, images)] == alone
 
 
-def test_the_input_is_never_written_over(stylizer, photos):
-    before = (photos / "a.jpg").read_bytes()
-    for source, output in ((photos / "a.jpg", photos / "a.jpg"), (photos / "a.jpg", photos), (photos, photos)):
-        with pytest.raises(UserError, match="written over"):
-            stylize(stylizer, source, output)
-    assert (photos / "a.jpg").read_bytes() == before
-
-
-def test_a_second_run_into_a_subfolder_does_not_stylize_its_own_output(stylizer, photos):
-    stylize(stylizer, photos, photos / "painted")
-    stylize(stylizer, photos, photos / "painted")
-    assert not (photos / "painted" / "painted").exists()
-
-
-def test_wrong_input_and_output_are_named(stylizer, photos, tmp_path):
-    with pytest.raises(UserError, match="no image or folder"):
-        stylize(stylizer, tmp_path / "nowhere.jpg", None)
-    with pytest.raises(UserError, match="must be a folder"):
-        stylize(stylizer, photos, photos / "a.jpg")
-    with pytest.raises(UserError, match="cannot write"):
-        stylize(stylizer, photos / "a.jpg", tmp_path / "photos" / "f.jpg" / "x.jpg")
+@pytest.mark.parametrize(
+    ("array", "line"),
+    [
+        (np.zeros((4, 5), np.uint8), r"shape \(4, 5\) should be \(height, width, 3 or 4\)"),
+        (np.zeros((4, 5, 2), np.uint8), "should be"),
+        (np.zeros((0, 5, 3), np.uint8), "should be"),
+        (np.zeros((4, 5, 3), np.int64), "an array of int64 should be of uint8, uint16, float32"),
+    ],
+)
+def test_other_arrays_are_named(stylizer, array, line):
+    with pytest.raises(UserError, match=line):
+        stylizer(array)
 
 
 def test_out_of_memory_names_a_size(stylizer, monkeypatch):

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from impasto.assets import nearest
 from impasto.errors import UserError
@@ -19,7 +19,7 @@ def run(command: Callable[[list[str]], None], usage: str) -> None:
 
     A mistake of the user's becomes one line on stderr and exit status 1; Ctrl-C exits with 130.
     """
-    _configure_logging()
+    log_to(sys.stdout)
     keep_freed_memory()
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
@@ -79,12 +79,12 @@ def _escaped(value: str) -> str:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
 
 
-def _configure_logging() -> None:
-    """Lines of ours to stdout, warnings to stderr, as plain text."""
+def log_to(output: TextIO) -> None:
+    """Lines of ours to `output`, warnings to stderr, as plain text."""
 
     class _Stream(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+            stream = sys.stderr if record.levelno >= logging.WARNING else output
             prefix = "warning: " if record.levelno >= logging.WARNING else ""
             print(prefix + record.getMessage(), file=stream, flush=True)
 

@@ -1,19 +1,19 @@
 """Images in and out. The convention everywhere: RGB, float32, [0, 1], shape (batch, 3, height, width)."""
 
-import io
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from impasto.errors import UserError
 from impasto.files import whole_file
+from impasto.picture import from_pil, image_errors, open_image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm"})
-WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
+SUFFIXES = WRITABLE | {".ppm", ".pgm", ".heic", ".heif"}
 
 # Pillow warns from 89 megapixels on and refuses from 179: the refusal is enough
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -25,21 +25,10 @@ def read_image(path: str | os.PathLike[str], short_side: int | None = None) -> I
     With `short_side` (px) a larger image comes back with that short side.
     Raises `UserError` if the file is missing, no image, damaged, or too large to be safe.
     """
-    try:
-        with Image.open(path) as image:
-            if short_side is not None:
-                image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG decodes at a fraction at once
-            rgb = _to_srgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise UserError(f"there is no image {os.fspath(path)!r}") from None
-    except IsADirectoryError:
-        raise UserError(f"{os.fspath(path)!r} is a folder, not an image") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{os.fspath(path)!r} is not an image that can be read") from None
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{os.fspath(path)!r} is too large: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:  # what Pillow's decoders raise
-        raise UserError(f"{os.fspath(path)!r} cannot be read: {error}") from None
+    with image_errors(path), open_image(path) as image:
+        if short_side is not None:
+            image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG decodes at a fraction at once
+        rgb = from_pil(image).over_white().to_pil()
     if short_side is not None and min(rgb.size) > short_side:
         rgb = resize(rgb, short_side / min(rgb.size))
     return rgb
@@ -101,24 +90,3 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     if not images:
         raise UserError(f"there are no images in {str(folder)!r} (looked for {', '.join(sorted(SUFFIXES))})")
     return images
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits of grey, which convert("RGB") would clip
-        levels = np.asarray(image, dtype=np.float64)
-        depth = 255 if levels.max(initial=0) <= 255 else 65535
-        image = Image.fromarray((levels.clip(0, depth) * (255 / depth)).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        white.info = image.info
-        image = Image.alpha_composite(white, image)
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            image = converted or image
-        except (ImageCms.PyCMSError, OSError):  # a profile that does not fit the image: read it as sRGB
-            pass
-    return image.convert("RGB")

@@ -1,21 +1,29 @@
-"""A trained network at work: an image or a folder in, stylized images out. Knows nothing of training."""
+"""A trained network at work: `Stylizer.load("starry_night")(image, strength=0.8)`. Knows nothing of training."""
 
 import logging
-import os
-from pathlib import Path
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from PIL import Image
 
+from impasto.controls import Controls, composite, finish, read_mask
 from impasto.engines import Engine, load_engine
 from impasto.errors import UserError
-from impasto.image import WRITABLE, find_images, read_image, resize, save_image, to_array, to_image
+from impasto.picture import LEVELS, Picture, as_type, from_pil, resize_array, unit
 from impasto.styles import find_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("impasto")
 
+Kind = TypeVar("Kind", Image.Image, np.ndarray, "Tensor")
+FEATHER = 16.0  # px
+
 
 class Stylizer:
-    """A style at work: `Stylizer.load("starry_night")(image)` gives the stylized image."""
+    """A style at work, for any number of threads: nothing in it changes."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -33,74 +41,69 @@ class Stylizer:
         """The style's name, for file names."""
         return str(self.engine.metadata.get("style", {}).get("name", "stylized"))
 
-    def __call__(self, image: Image.Image, size: int | None = None) -> Image.Image:
-        """Stylize an RGB image; it keeps its size, or gets `size` px on its long side."""
-        if size is not None:
-            image = resize(image, size / max(image.size))
-        try:
-            return to_image(self.engine(to_array(image)))
-        except MemoryError:
-            width, height = image.size
-            raise UserError(
-                f"{width}×{height} px takes more memory than {self.engine.device} has: try size={max(image.size) // 2}"
-            ) from None
+    def __call__(
+        self, image: Kind, *, mask: Image.Image | None = None, feather: float = FEATHER, **controls: Any
+    ) -> Kind:
+        """Stylize a Pillow image, a NumPy array or a tensor; what comes back is of the same kind.
 
-    def stylize_folder(self, folder: Path, output: Path, size: int | None = None) -> None:
-        """Stylize every image under a folder into the same places under `output`; damaged ones are named and skipped.
-
-        Raises `UserError` if there was none to stylize or an output cannot be written.
+        Pillow: any mode, orientation and profile applied; RGB or RGBA comes back. NumPy: (height, width, 3 or 4),
+        uint8, uint16 or float32 in [0, 1]. Tensor: (3, height, width) or (batch, 3, height, width), floating point
+        in [0, 1]. `controls` are those of `Controls`: strength, preserve_color, size, stroke, upscale.
+        White in `mask` is stylized, black stays, edges blend over `feather` px.
+        Raises `UserError` for wrong values and where memory does not suffice.
         """
-        from rich.progress import track  # a folder's worth of work shows its progress; one image needs no bar
+        chosen = Controls(**controls)
 
-        contents, failures = find_images(folder), []
-        # an earlier output inside the input folder is no input
-        contents = [path for path in contents if not path.resolve().is_relative_to(output.resolve())] or contents
-        for content in track(contents, description=self.name, transient=True):
-            try:
-                stylized = self(read_image(content), size)
-            except UserError as error:
-                failures.append(content)
-                log.warning("skipped: %s", error)
-            else:  # what cannot be written ends it: the next image would fare no better
-                save_image(stylized, folder_output(content, folder, output))
-        if len(failures) == len(contents):
-            raise UserError(f"none of the {len(contents)} images in {str(folder)!r} could be stylized")
-        done = len(contents) - len(failures)
-        log.info("Wrote %d images to %s%s", done, output, f"; skipped {len(failures)}" if failures else "")
+        def painted(picture: Picture) -> Picture:
+            result = self.paint(picture, chosen)
+            return result if mask is None else masked(result, picture, from_pil(mask), feather)
+
+        if isinstance(image, Image.Image):
+            return painted(from_pil(image)).to_pil()
+        if isinstance(image, np.ndarray):
+            return _to_array(painted(_from_array(image)), image.shape[2])
+        batch = image if image.ndim == 4 else image[None]
+        arrays = [each.detach().float().cpu().numpy().transpose(1, 2, 0) for each in batch]
+        stylized = np.stack([painted(_from_array(array)).pixels for array in arrays]).transpose(0, 3, 1, 2)
+        result = image.new_tensor(np.ascontiguousarray(stylized))
+        return result if image.ndim == 4 else result[0]
+
+    def paint(self, picture: Picture, controls: Controls = Controls()) -> Picture:  # noqa: B008, which is frozen
+        """Stylize a picture as the controls say; transparency and EXIF stay. Raises `UserError`."""
+        seen, size = controls.sizes(*picture.size)
+        photo = picture.resized(size)
+        if controls.strength == 0:
+            return photo
+        stylized = resize_array(self._network(picture.resized(seen).filled()), size)
+        return replace(photo, pixels=finish(stylized, photo.filled(), controls))
+
+    def _network(self, pixels: np.ndarray) -> np.ndarray:
+        """The network's picture of (height, width, 3) of any type, as the same."""
+        content = np.ascontiguousarray(unit(pixels).transpose(2, 0, 1)[None])
+        try:
+            stylized = self.engine(content)
+        except MemoryError:
+            height, width = pixels.shape[:2]
+            half, device = max(width, height) // 2, self.engine.device
+            raise UserError(f"{width}×{height} px takes more memory than {device} has: try size={half}") from None
+        return as_type(stylized[0].transpose(1, 2, 0), pixels.dtype)
 
 
-def folder_output(content: Path, folder: Path, output: Path) -> Path:
-    """Where a folder's image goes: the same place and name; formats that cannot be written become PNG."""
-    target = output / content.relative_to(folder)
-    return target if target.suffix.lower() in WRITABLE else target.with_name(target.name + ".png")
+def masked(inside: Picture, outside: Picture, mask: Picture, feather: float = FEATHER) -> Picture:
+    """`inside` where the mask is white, `outside`, brought to its size, where it is black. Raises `UserError`."""
+    cover = read_mask(mask, inside.size, feather)
+    return replace(inside, pixels=composite(inside.pixels, outside.resized(inside.size).pixels, cover))
 
 
-def default_output(source: Path, style: str) -> Path:
-    """A name beside the input: `photo.jpg` → `photo_starry_night.jpg`, a folder → `folder_starry_night`."""
-    if source.is_dir():
-        return source.resolve().with_name(f"{source.resolve().name}_{style}")
-    suffix = source.suffix if source.suffix.lower() in WRITABLE else ".png"
-    return source.with_name(f"{source.stem}_{style}{suffix}")
+def _from_array(array: np.ndarray) -> Picture:
+    if array.ndim != 3 or array.shape[2] not in (3, 4) or 0 in array.shape:
+        raise UserError(f"an array of shape {array.shape} should be (height, width, 3 or 4)")
+    if array.dtype.name not in LEVELS:
+        raise UserError(f"an array of {array.dtype} should be of {', '.join(LEVELS)}")
+    return Picture(array[..., :3], array[..., 3] if array.shape[2] == 4 else None)
 
 
-def stylize(stylizer: Stylizer, source: Path, output: str | os.PathLike[str] | None, size: int | None = None) -> None:
-    """Stylize an image or a folder; an `output` that ends with a slash, or is there as one, is a folder.
-
-    Never writes over the input. Raises `UserError` for bad input.
-    """
-    if not source.exists():
-        raise UserError(f"there is no image or folder {str(source)!r}")
-    target = default_output(source, stylizer.name) if output is None else Path(output)
-    if source.is_dir():
-        if target.is_file():
-            raise UserError(f"the input is a folder, so output={str(target)!r} must be a folder, not a file")
-        if target.resolve() == source.resolve():
-            raise UserError(f"output={str(target)!r} is the input folder: its images would be written over")
-        stylizer.stylize_folder(source, target, size)
-        return
-    if target.is_dir() or (output is not None and os.fspath(output).endswith("/")):  # which Path() drops
-        target = folder_output(source, source.parent, target)
-    if target.exists() and target.samefile(source):
-        raise UserError(f"output={str(target)!r} is the input: it would be written over")
-    save_image(stylizer(read_image(source), size), target)
-    log.info("Wrote %s", target)
+def _to_array(picture: Picture, channels: int) -> np.ndarray:
+    if channels == 3 or picture.alpha is None:
+        return picture.pixels
+    return np.dstack([picture.pixels, picture.alpha])

@@ -44,10 +44,11 @@ def gallery(words: list[str]) -> None:
 
     from rich.progress import track
 
+    from impasto.batch import default_output
     from impasto.image import check_writable, read_images, save_image
     from impasto.sheet import contact_sheet, wrapped
     from impasto.styles import find_checkpoints
-    from impasto.stylizer import Stylizer, default_output
+    from impasto.stylizer import Stylizer
 
     source = Path(options.input)
     output = Path(options.output) if options.output else default_output(source, "gallery").with_suffix(".jpg")

@@ -1,5 +1,6 @@
-"""`python stylize.py`: a style and an image or a folder in, stylized images out."""
+"""`python stylize.py`: styles and images in, stylized images out."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +12,32 @@ from impasto.errors import UserError
 USAGE = """
 Stylize an image, or every image under a folder, in one forward pass each.
 
-  python stylize.py ckpt=runs/starry_night/2026-01-31_12-00-00/starry_night.safetensors input=photo.jpg
-  python stylize.py ckpt=starry_night input=photo.jpg output=night.png size=1024
-  python stylize.py ckpt=starry_night input=holiday/ output=painted/ device=cuda
+  python stylize.py ckpt=starry_night input=photo.jpg
+  python stylize.py ckpt=starry_night input=photo.jpg output=night.png size=1024 strength=0.7
+  python stylize.py ckpt=starry_night input=holiday/ output=painted/ preserve_color=luminance
+  python stylize.py ckpt=starry_night,great_wave input=photo.jpg mask=sky.png
+  curl … | python stylize.py ckpt=starry_night input=- output=- format=png > painted.png
 
   ckpt=FILE|NAME    an inference file (.safetensors, .onnx, .pt2), or a style: one that ships, else your newest run;
                     several with commas between them, or all that ship
-  input=PATH        an image or a folder (any depth)
+  input=PATH        an image, or a folder at any depth; - is the standard input
   output=PATH       a file or a folder; default: beside the input, as photo_starry_night.jpg; of several styles, each
-                    gets its own folder in output
-  size=PIXELS       long side of the result; default: the size of the input
+                    gets its own folder in output; - is the standard output
+  strength=1        0 is the photo, 1 the network's picture, up to 10; between, they are blended
+  preserve_color=none|luminance|histogram   keep the photo's colours: all but brightness, or their mean and spread
+  size=PIXELS       long side of the result; default: the size of the input; upscale=true: the network sees this size,
+                    the result is as large as the input
+  stroke=PIXELS     strokes as large, relative to the picture, as in one with this long side; default: size
+  mask=PATH         white is stylized, black stays as it is; with two styles, the second goes there; feather=16 px
+  quality=95        of JPEG, WebP and AVIF; format=png|jpg|… where output has no suffix
+  keep_metadata=true|false   camera, date, place and copyright; orientation and colour profile are applied
+  max_megapixels=178   larger images are refused: allow more if you trust them
+  json=true         a line of JSON per image, for machines
   device=auto|cpu|cuda|mps
   precision=auto|float32|bfloat16   of .safetensors; default: bfloat16 where the hardware multiplies it, twice as fast
 
-Paths need no quoting beyond your shell's own.
+A folder's output has report.jsonl: run the same again, and what is done is left out, what failed or was not reached is
+done. The exit status is 0 if all succeeded. Paths need no quoting beyond your shell's own.
 """
 
 
@@ -35,7 +48,18 @@ class StylizeOptions:
     ckpt: str = MISSING
     input: str = MISSING
     output: str | None = None
+    strength: float = 1.0
+    preserve_color: str = "none"
     size: int | None = None
+    upscale: bool = False
+    stroke: int | None = None
+    mask: str | None = None
+    feather: float = 16.0
+    quality: int = 95
+    format: str | None = None
+    keep_metadata: bool = True
+    max_megapixels: float = 178
+    json: bool = False
     device: str = "auto"
     precision: str = "auto"
 
@@ -43,18 +67,28 @@ class StylizeOptions:
 def stylize(words: list[str]) -> None:
     """Stylize as the words say. Raises `UserError`."""
     options = cli.parse(words, StylizeOptions)
-    if options.size is not None and options.size < 1:
-        raise UserError(f"size={options.size} should be at least 1 px")
-    from impasto import stylizer  # takes a while: mistakes above are answered at once
+    if options.json or options.output == "-":
+        cli.log_to(sys.stderr)  # stdout is for machines
+
+    from impasto.batch import Job, run  # takes a while: mistakes above are answered at once
+    from impasto.controls import Controls
     from impasto.styles import find_checkpoints
 
-    paths = find_checkpoints(options.ckpt)
-    for path in paths:
-        network = stylizer.Stylizer.load(str(path), options.device, options.precision)
-        output = options.output
-        if output is not None and len(paths) > 1:
-            output = f"{output.rstrip('/')}/{network.name}/"
-        stylizer.stylize(network, Path(options.input), output, options.size)
+    controls = Controls(options.strength, options.preserve_color, options.size, options.stroke, options.upscale)
+    if not 1 <= options.quality <= 100:
+        raise UserError(f"quality={options.quality} should be in 1…100")
+    job = Job(
+        controls=controls,
+        mask=None if options.mask is None else Path(options.mask),
+        feather=options.feather,
+        quality=options.quality,
+        suffix=None if options.format is None else "." + options.format.lower().lstrip("."),
+        keep_metadata=options.keep_metadata,
+        megapixels=options.max_megapixels,
+        device=options.device,
+        precision=options.precision,
+    )
+    run(job, find_checkpoints(options.ckpt), options.input, options.output, options.json)
 
 
 def main() -> None:

@@ -1,0 +1,69 @@
+"""Animated GIF, WebP and PNG, frame by frame, with their timing."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import IO, Any
+
+from PIL import Image, ImageSequence
+
+from impasto.errors import UserError
+from impasto.files import whole_file
+from impasto.picture import MEGAPIXELS, SRGB, Picture, from_pil, image_errors, open_image
+
+ANIMATED = frozenset({".gif", ".webp", ".png"})
+
+
+@dataclass(frozen=True)
+class Animation:
+    """Frames, each with the milliseconds that it is shown, and how often all are repeated (0: for ever)."""
+
+    frames: tuple[Picture, ...]
+    durations: tuple[int, ...]
+    loop: int = 0
+
+    def painted(self, paint: Callable[[Picture], Picture]) -> "Animation":
+        """Each frame painted on its own."""
+        return replace(self, frames=tuple(map(paint, self.frames)))
+
+
+def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> Animation | None:
+    """All frames of an animation; None for a still image. Raises `UserError` as `read_picture` does.
+
+    `megapixels` limits all frames together: an animation can hold a million of them in little space.
+    """
+    with image_errors(source), open_image(source, megapixels) as image:
+        count, (width, height) = getattr(image, "n_frames", 1), image.size
+        if count == 1 or image.format not in ("GIF", "WEBP", "PNG"):  # pages of a TIFF and pairs of photos are no film
+            return None
+        if count * width * height > megapixels * 1e6:
+            raise UserError(
+                f"{count} frames of {width}×{height} px are more than max_megapixels={megapixels:g}: "
+                "allow more if you trust the file"
+            )
+        frames, durations = [], []
+        for frame in ImageSequence.Iterator(image):
+            frames.append(from_pil(frame.copy()))
+            durations.append(round(float(frame.info.get("duration", 100) or 0)))  # known once decoded
+        return Animation(tuple(frames), tuple(durations), int(image.info.get("loop", 0) or 0))
+
+
+def write_animation(
+    animation: Animation, target: str | os.PathLike[str] | IO[bytes], suffix: str, quality: int
+) -> None:
+    """Write GIF, WebP or PNG with frames, whole or not at all. Raises `UserError`."""
+    if isinstance(target, str | os.PathLike):
+        with whole_file(target) as temporary, temporary.open("wb") as file:
+            write_animation(animation, file, suffix, quality)
+        return
+    first, *others = (frame.to_pil() for frame in animation.frames)
+    options: dict[str, Any] = {"icc_profile": SRGB, "quality": quality} if suffix == ".webp" else {}
+    first.save(
+        target,
+        format=Image.registered_extensions()[suffix],
+        save_all=True,
+        append_images=others,
+        duration=list(animation.durations),
+        loop=animation.loop,
+        **options,
+    )

@@ -1,0 +1,116 @@
+"""What can be chosen after training: how much of the style, whose colours, where, and how large its strokes are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from impasto.errors import UserError
+from impasto.picture import Picture, as_type, resize_array, unit
+
+COLOURS = ("none", "luminance", "histogram")
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+ROWS = 512  # worked on at once, so that memory stays bounded
+
+
+@dataclass(frozen=True)
+class Controls:
+    """How a photo is stylized.
+
+    `strength` blends pixel by pixel, photo + strength · (stylized - photo): 0 is the photo, exactly, 1 the network's
+    picture, above 1 its difference to the photo exaggerated. Pixels, as one network has one strength inside; so
+    between, both are seen through each other.
+    `preserve_color`: `luminance` takes only brightness from the stylized picture and keeps the photo's chroma;
+    `histogram` gives the stylized picture the mean and covariance of the photo's colours
+    (Gatys et al. 2016, arXiv:1606.05897, sections 3 and 4).
+    `size` is the result's long side, px. `stroke` is the long side at which the network sees the photo: strokes are
+    as large, relative to the picture, as in one of that size, whatever the result's.
+    `upscale` brings the result back to the photo's own size.
+
+    Raises `UserError` for a value out of its range.
+    """
+
+    strength: float = 1.0
+    preserve_color: str = "none"
+    size: int | None = None
+    stroke: int | None = None
+    upscale: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0 <= self.strength <= 10:
+            raise UserError(f"strength={self.strength} should be in 0…10; 0 is the photo, 1 the network's picture")
+        if self.preserve_color not in COLOURS:
+            raise UserError(f"preserve_color is {', '.join(COLOURS)}, not {self.preserve_color!r}")
+        for name, value in (("size", self.size), ("stroke", self.stroke)):
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value} should be at least 1 px")
+
+    def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height that the network sees, and those of the result."""
+        asked = (width, height) if self.size is None else fitted(width, height, self.size)
+        seen = asked if self.stroke is None else fitted(width, height, self.stroke)
+        return seen, (width, height) if self.upscale else asked
+
+
+def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """Width and height scaled so that the longer one is `long_side` px."""
+    factor = long_side / max(width, height)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def finish(stylized: np.ndarray, photo: np.ndarray, controls: Controls) -> np.ndarray:
+    """Colours and strength as the controls say; all arrays (height, width, 3) of one size and type."""
+    if controls.preserve_color == "histogram":
+        matrix, before, after = _colour_transfer(stylized, photo)
+    if controls.preserve_color == "none" and controls.strength == 1:
+        return stylized
+    if controls.strength == 0:
+        return photo
+    result = np.empty_like(stylized)
+    for top in range(0, len(stylized), ROWS):
+        rows = slice(top, top + ROWS)
+        content, picture = unit(photo[rows]), unit(stylized[rows])
+        if controls.preserve_color == "luminance":  # one number on red, green and blue leaves chroma as it is
+            picture = content + ((picture - content) @ LUMA)[..., None]
+        elif controls.preserve_color == "histogram":
+            picture = (picture - before) @ matrix + after
+        result[rows] = as_type(content + np.float32(controls.strength) * (picture.clip(0, 1) - content), photo.dtype)
+    return result
+
+
+def composite(inside: np.ndarray, outside: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`inside` where the mask, (height, width) in [0, 1], is 1, `outside` where it is 0; blended between."""
+    result = np.empty_like(inside)
+    for top in range(0, len(inside), ROWS):
+        rows = slice(top, top + ROWS)
+        cover = mask[rows, :, None]
+        result[rows] = as_type(unit(inside[rows]) * cover + unit(outside[rows]) * (1 - cover), inside.dtype)
+    return result
+
+
+def read_mask(mask: Picture, size: tuple[int, int], feather: float) -> np.ndarray:
+    """Brightness of a picture, brought to a size, its edges softened over `feather` px; (height, width) in [0, 1]."""
+    if feather < 0:
+        raise UserError(f"feather={feather} should be at least 0 px")
+    grey = unit(resize_array(mask.over_white().pixels, size)) @ LUMA
+    if not feather:
+        return grey.clip(0, 1)
+    levels = Image.fromarray(as_type(grey, "uint8")).filter(ImageFilter.GaussianBlur(feather / 2))
+    return unit(np.asarray(levels))
+
+
+def _colour_transfer(stylized: np.ndarray, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matrix, mean before and mean after that give the stylized colours the photo's mean and covariance.
+
+    Source: Gatys et al. 2016 (arXiv:1606.05897), section 4.1, with the symmetric root.
+    """
+    means, roots = [], []
+    for pixels in (stylized, photo):
+        step = max(1, int((pixels.shape[0] * pixels.shape[1] / 1e6) ** 0.5))  # a million pixels tell
+        sample = unit(pixels[::step, ::step]).reshape(-1, 3).astype(np.float64)
+        means.append(sample.mean(0))
+        values, vectors = np.linalg.eigh(np.cov(sample.T, bias=True) + 1e-8 * np.eye(3))
+        roots.append((vectors * np.sqrt(values)) @ vectors.T)
+    matrix = np.linalg.inv(roots[0]) @ roots[1]
+    return matrix.astype(np.float32), means[0].astype(np.float32), means[1].astype(np.float32)

@@ -1,0 +1,236 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from impasto import batch
+from impasto.batch import REPORT, Job, default_output
+from impasto.checkpoint import save_network
+from impasto.controls import Controls
+from impasto.errors import UserError
+from impasto.image import read_image
+from impasto.models.transformer_net import TransformerNet
+from impasto.picture import read_picture
+
+from .conftest import ROOT, noise_image
+
+JOB = Job(device="cpu", precision="float32")
+
+
+@pytest.fixture
+def paint(network_file):
+    def paint(source, output=None, networks=None, as_json=False, **changes):
+        job = Job(**{"device": "cpu", "precision": "float32", **changes})
+        batch.run(job, networks or [network_file], str(source), None if output is None else str(output), as_json)
+
+    return paint
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / REPORT).read_text().splitlines()]
+
+
+SIZES = [(1, 1), (2, 3), (17, 1), (16, 16), (61, 33), (321, 179)]
+
+
+def test_a_folder_keeps_places_names_and_sizes(paint, tmp_path):
+    for index, size in enumerate(SIZES):
+        folder = tmp_path / "in" / ("deeper" if index % 2 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        noise_image(*size).save(folder / f"{index}.png")
+    paint(tmp_path / "in", tmp_path / "out")
+    written = {
+        path.relative_to(tmp_path / "out").as_posix(): read_image(path).size
+        for path in (tmp_path / "out").rglob("*.png")
+    }
+    assert written == {f"deeper/{i}.png" if i % 2 else f"{i}.png": size for i, size in enumerate(SIZES)}
+    assert [record["status"] for record in records(tmp_path / "out")] == ["done"] * 6
+
+
+def test_what_is_done_is_left_out_what_changed_is_not(paint, photos, tmp_path):
+    out = tmp_path / "out"
+
+    def written():
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
+        time.sleep(0.02)
+        paint(photos, out, **changes)
+        return {p.name for p in out.rglob("*.*") if p.name != REPORT and p.stat().st_mtime_ns != before.get(p)}
+
+    changes = {}
+    names = {"a.jpg", "b.PNG", "c.jpeg", "d.webp", "e.bmp", "f.jpg"}
+    assert written() == names
+    assert written() == set()
+    noise_image(50, 50, 99).save(photos / "a.jpg")
+    (out / "b.PNG").unlink()
+    assert written() == {"a.jpg", "b.PNG"}
+    changes = {"controls": Controls(strength=0.5)}  # another picture
+    assert written() == names
+    with (out / REPORT).open("a") as report:
+        report.write('{"half a li')  # of a run that was killed
+    assert written() == set()
+
+
+def test_damaged_files_are_reported_and_fail_the_run_in_the_end(paint, photos, tmp_path, caplog):
+    (photos / "bad one.jpg").write_text("no image")
+    with pytest.raises(UserError, match=r"1 of 7 images failed; '.*report.jsonl' says why"):
+        paint(photos, tmp_path / "out")
+    assert "bad one.jpg' is not an image" in caplog.text
+    failed = [record for record in records(tmp_path / "out") if record["status"] == "failed"]
+    assert [record["input"] for record in failed] == [str(photos / "bad one.jpg")]
+    assert len(list((tmp_path / "out").rglob("*.*"))) == 6 + 1
+    noise_image(9, 9).save(photos / "bad one.jpg")
+    paint(photos, tmp_path / "out")  # the mended one alone
+    assert len(records(tmp_path / "out")) == 8
+
+
+def test_an_output_that_cannot_be_written_ends_a_folder(paint, photos, tmp_path, caplog):
+    (tmp_path / "out" / "b.PNG").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*b.PNG"):
+        paint(photos, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.PNG", REPORT]
+    assert "skipped" not in caplog.text
+
+
+def test_names_that_would_meet_stay_apart(paint, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "a.png", "b.ppm"):
+        noise_image(9, 9).save(tmp_path / "in" / name)
+    paint(tmp_path / "in", tmp_path / "out", suffix=".webp")
+    assert {path.name for path in (tmp_path / "out").glob("*.webp")} == {"a.jpg.webp", "a.png.webp", "b.webp"}
+    paint(tmp_path / "in", tmp_path / "plain")
+    assert {path.name for path in (tmp_path / "plain").glob("*.*g")} == {"a.jpg", "a.png", "b.ppm.png"}
+
+
+def test_default_names_lie_beside_the_input(tmp_path):
+    assert default_output(tmp_path / "a b.heic", "night") == tmp_path / "a b_night.png"
+    assert default_output(tmp_path / "a.JPG", "night") == tmp_path / "a_night.JPG"
+    assert default_output(tmp_path, "night") == tmp_path.parent / f"{tmp_path.name}_night"
+
+
+def test_a_slash_makes_the_output_a_folder(paint, photos, tmp_path):
+    paint(photos / "a.jpg", f"{tmp_path}/new/")
+    assert read_image(tmp_path / "new" / "a.jpg").size == (80, 72)
+
+
+def test_the_input_is_never_written_over(paint, photos):
+    before = (photos / "a.jpg").read_bytes()
+    for source, output in ((photos / "a.jpg", photos / "a.jpg"), (photos / "a.jpg", photos), (photos, photos)):
+        with pytest.raises(UserError, match="written over"):
+            paint(source, output)
+    assert (photos / "a.jpg").read_bytes() == before
+
+
+def test_a_second_run_into_a_subfolder_does_not_stylize_its_own_output(paint, photos):
+    paint(photos, photos / "painted")
+    paint(photos, photos / "painted")
+    assert not (photos / "painted" / "painted").exists()
+
+
+def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
+    for source, output, changes, line in (
+        (tmp_path / "nowhere.jpg", None, {}, "no image or folder"),
+        (photos, photos / "a.jpg", {}, "must be a folder"),
+        (photos / "a.jpg", photos / "f.jpg" / "x.jpg", {}, "cannot write"),
+        (photos / "a.jpg", tmp_path / "a.xyz", {}, "its suffix should be one of"),
+        (photos, tmp_path / "out", {"suffix": ".xyz"}, "its suffix should be one of"),
+        (photos, "-", {}, "output=- takes one image and one style"),
+        ("-", None, {}, "input=- takes output=-, or a file"),
+        (photos / "a.jpg", None, {"mask": tmp_path / "none.png"}, "there is no image '.*none.png'"),
+        (photos / "a.jpg", None, {"megapixels": 0.001}, "more than max_megapixels=0.001"),
+    ):
+        with pytest.raises(UserError, match=line):
+            paint(source, output, **changes)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def two(network_file, tmp_path):
+    other = tmp_path / "networks" / "other.safetensors"
+    save_network(other, TransformerNet(width=4, depth=1), {"style": {"name": "other"}})
+    return [network_file, other]
+
+
+def test_two_styles_split_a_picture(paint, two, tmp_path):
+    noise_image(60, 40).save(tmp_path / "a.png")
+    mask = Image.new("L", (60, 40), 0)
+    mask.paste(255, (0, 0, 30, 40))
+    mask.save(tmp_path / "mask.png")
+    paint(tmp_path / "a.png", networks=two, mask=tmp_path / "mask.png", feather=0.0)
+    split = read_picture(tmp_path / "a_test_other.png").pixels
+    paint(tmp_path / "a.png", networks=two)
+    first, second = (read_picture(tmp_path / f"a_{name}.png").pixels for name in ("test", "other"))
+    np.testing.assert_array_equal(split, np.concatenate([first[:, :30], second[:, 30:]], axis=1))
+    with pytest.raises(UserError, match="mask= takes one style, or two, not 3"):
+        paint(tmp_path / "a.png", networks=[*two, two[0]], mask=tmp_path / "mask.png")
+
+
+def test_metadata_is_kept_or_not(paint, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    noise_image(9, 9).save(tmp_path / "a.jpg", exif=exif)
+    for keep, expected in ((True, "Camera"), (False, None)):
+        paint(tmp_path / "a.jpg", tmp_path / "b.jpg", keep_metadata=keep)
+        with Image.open(tmp_path / "b.jpg") as image:
+            assert image.getexif().get(0x010F) == expected
+
+
+def test_animations_stay_animated(paint, tmp_path):
+    frames = [noise_image(20, 16, seed) for seed in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[50, 60, 70], loop=0)
+    paint(tmp_path / "a.gif", tmp_path / "b.webp")
+    with Image.open(tmp_path / "b.webp") as image:
+        assert image.n_frames == 3
+    paint(tmp_path / "a.gif", tmp_path / "b.jpg")  # which has no frames: the first
+    assert read_image(tmp_path / "b.jpg").size == (20, 16)
+
+
+def test_a_pipe_and_machines(network_file, tmp_path):
+    """Standard input to standard output, where nothing but the picture goes; and a line of JSON per image."""
+    noise_image(50, 30).save(tmp_path / "a.png")
+
+    def stylize(*words, **options):
+        command = [sys.executable, str(ROOT / "stylize.py"), f"ckpt={network_file}", "device=cpu", *words]
+        return subprocess.run(command, capture_output=True, check=True, **options)
+
+    piped = stylize("input=-", "output=-", "format=webp", input=(tmp_path / "a.png").read_bytes())
+    with Image.open(io.BytesIO(piped.stdout)) as image:
+        assert (image.format, image.size) == ("WEBP", (50, 30))
+    told = stylize(f"input={tmp_path / 'a.png'}", f"output={tmp_path / 'b.png'}", "json=true")
+    (line,) = told.stdout.decode().splitlines()
+    assert json.loads(line)["output"] == str(tmp_path / "b.png")
+
+
+def test_ctrl_c_leaves_whole_files_and_the_next_run_does_the_rest(network_file, tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(40):
+        noise_image(400, 300, index).save(tmp_path / "in" / f"{index:02d}.png")
+    command = [sys.executable, str(ROOT / "stylize.py"), f"ckpt={network_file}", f"input={tmp_path / 'in'}"]
+    command += [f"output={tmp_path / 'out'}", "device=cpu"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while len(list((tmp_path / "out").glob("*.png"))) < 3 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+    written = list((tmp_path / "out").glob("*.png"))
+    assert 3 <= len(written) < 40
+    for path in written:
+        assert read_image(path).size == (400, 300)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {REPORT, *(path.name for path in written)}
+    done = [record for record in records(tmp_path / "out") if record["status"] == "done"]
+    again = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
+    assert f"Wrote {40 - len(done)} images" in again.stdout
+    assert len(list((tmp_path / "out").glob("*.png"))) == 40

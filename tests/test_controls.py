@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from impasto.controls import LUMA, Controls, composite, finish, read_mask
+from impasto.errors import UserError
+from impasto.picture import Picture, unit
+
+
+@pytest.fixture(params=["uint8", "uint16"])
+def pair(request):
+    levels = np.iinfo(request.param).max
+    random = np.random.default_rng(0)
+    return tuple(random.integers(levels // 3, levels * 2 // 3, (600, 20, 3), dtype=request.param) for _ in range(2))
+
+
+def test_strength_blends_from_the_photo_to_the_networks_picture_and_beyond(pair):
+    stylized, photo = pair
+    assert finish(stylized, photo, Controls(strength=0)) is photo
+    np.testing.assert_array_equal(finish(stylized, photo, Controls()), stylized)
+    for strength in (0.25, 1.3):
+        expected = unit(photo) + strength * (unit(stylized) - unit(photo))
+        result = finish(stylized, photo, Controls(strength=strength))
+        assert result.dtype == photo.dtype
+        assert np.abs(unit(result) - expected).max() <= 0.51 / np.iinfo(photo.dtype).max + 1e-6
+
+
+def test_luminance_keeps_the_photos_chroma(pair):
+    stylized, photo = map(unit, pair)
+    result = finish(stylized, photo, Controls(preserve_color="luminance"))
+    inside = ((result > 0) & (result < 1)).all(axis=2)
+    np.testing.assert_allclose((result @ LUMA)[inside], (stylized @ LUMA)[inside], atol=1e-5)
+    for image in (result, photo):
+        image -= (image @ LUMA)[..., None]
+    np.testing.assert_allclose(result[inside], photo[inside], atol=1e-5)
+
+
+def test_histogram_takes_the_photos_mean_and_covariance():
+    random = np.random.default_rng(1)
+    mixing = random.random((3, 3)) * 0.1
+    photo = (0.5 + random.standard_normal((500, 40, 3)) @ mixing * 0.5).astype(np.float32).clip(0, 1)
+    stylized = (0.4 + random.standard_normal((500, 40, 3)) * 0.05).astype(np.float32).clip(0, 1)
+    result = finish(stylized, photo, Controls(preserve_color="histogram"))
+    np.testing.assert_allclose(result.mean((0, 1)), photo.mean((0, 1)), atol=2e-3)
+    np.testing.assert_allclose(np.cov(result.reshape(-1, 3).T), np.cov(photo.reshape(-1, 3).T), atol=2e-4)
+
+
+def test_sizes():
+    assert Controls().sizes(400, 300) == ((400, 300), (400, 300))
+    assert Controls(size=200).sizes(400, 300) == ((200, 150), (200, 150))
+    assert Controls(size=200, upscale=True).sizes(400, 300) == ((200, 150), (400, 300))
+    assert Controls(stroke=100).sizes(400, 300) == ((100, 75), (400, 300))
+    assert Controls(stroke=100, size=800).sizes(400, 300) == ((100, 75), (800, 600))
+    assert Controls(size=1).sizes(400, 1) == ((1, 1), (1, 1))
+
+
+def test_a_mask_chooses_and_blends_between(pair):
+    inside, outside = pair
+    levels = np.zeros((600, 20, 3), np.uint8)
+    levels[300:] = 255
+    sharp = read_mask(Picture(levels), (20, 600), 0)
+    np.testing.assert_array_equal(composite(inside, outside, sharp), np.concatenate([outside[:300], inside[300:]]))
+    soft = read_mask(Picture(levels), (20, 600), 16)
+    assert soft[300, 0] == pytest.approx(0.5, abs=0.05)
+    assert soft[260, 0] == 0
+    assert soft[340, 0] == 1
+    assert (np.diff(soft[:, 0]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"strength": -0.1}, "strength=-0.1 should be in 0…10"),
+        ({"strength": float("nan")}, "strength=nan should be in"),
+        ({"preserve_color": "all"}, "preserve_color is none, luminance, histogram, not 'all'"),
+        ({"size": 0}, "size=0 should be at least 1 px"),
+        ({"stroke": -4}, "stroke=-4 should be at least 1 px"),
+    ],
+)
+def test_values_out_of_range_are_named(values, line):
+    with pytest.raises(UserError, match=line):
+        Controls(**values)
