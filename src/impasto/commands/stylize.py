@@ -15,14 +15,15 @@ Stylize an image, or every image under a folder, in one forward pass each.
   python stylize.py ckpt=starry_night input=photo.jpg output=night.png size=1024
   python stylize.py ckpt=starry_night input=holiday/ output=painted/ device=cuda
 
-  ckpt=FILE|NAME    an inference file (.safetensors, .onnx, .pt2), or a style: one that ships, else your newest run;
-                    several with commas between them, or all that ship
+  ckpt=FILE|NAME    an inference file (.safetensors, .onnx, .pt2), a checkpoint of pytorch/examples' fast_neural_style
+                    (.pth, .pt, .model), or a style: one that ships, else your newest run; several with commas between
+                    them, or all that ship
   input=PATH        an image or a folder (any depth)
   output=PATH       a file or a folder; default: beside the input, as photo_starry_night.jpg; of several styles, each
                     gets its own folder in output
   size=PIXELS       long side of the result; default: the size of the input
   device=auto|cpu|cuda|mps
-  precision=auto|float32|bfloat16   of .safetensors; default: bfloat16 where the hardware multiplies it, twice as fast
+  precision=auto|float32|bfloat16   not of .onnx, .pt2; default: bfloat16 where hardware multiplies it, twice as fast
 
 Paths need no quoting beyond your shell's own.
 """
