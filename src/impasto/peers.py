@@ -4,17 +4,17 @@ Theirs has our layers under other names, takes and gives RGB of 0 to 255, and cl
 layer's weights times 255 and the last layer's divided by it make a `TransformerNet` with `output="clamp"`.
 
 Differs: theirs returns sides that 4 does not divide larger than they were, ours keeps them; at multiples of 4, from
-16 px on, the values are equal. Theirs cuts fractions of a level off when it writes a picture, ours rounds.
+16 px on, the values are equal in float32. Theirs cuts fractions of a level off when it writes a picture, ours rounds.
 
 Source: https://github.com/pytorch/examples/tree/main/fast_neural_style (names, shapes and ranges).
 """
 
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -68,13 +68,13 @@ def load_peer_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dic
 def _read_weights(path: Path, shown: str) -> dict[str, Tensor]:
     """The tensors of a state dict, bare or wrapped, without the prefix of `DataParallel`."""
     try:
-        # mapped, an archive cannot unpack to more than it is; files from before torch 1.6 are none
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except UnpicklingError:  # whose text advises to execute it
+        with warnings.catch_warnings(action="ignore"):  # on programs, which it then refuses
+            # mapped, an archive cannot unpack to more than it is; files from before torch 1.6 are none
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError as error:
+        raise UserError(f"{shown} cannot be read: {error.strerror or error}") from None
+    except Exception:  # no common base, and torch's texts advise to execute the file
         raise UserError(f"{shown} is damaged, or holds more than weights: nothing in it is executed") from None
-    except Exception as error:  # of archives, files and torch: no common base
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{shown} is no checkpoint of PyTorch, or a damaged one: {reason}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -83,7 +83,7 @@ def _read_weights(path: Path, shown: str) -> dict[str, Tensor]:
     weights = {name: value for name, value in weights.items() if not UNUSED.search(name)}
     for name, value in weights.items():
         if not isinstance(value, Tensor) or value.dtype not in DTYPES or value.layout != torch.strided or value.is_meta:
-            raise UserError(f"{shown} is no state dict of weights alone: it has {name!r}")
+            raise UserError(f"{shown} is no state dict of a network: its {name[:80]!r} is no tensor of weights")
     # a tensor can repeat one number for ever, which would take memory only once it is copied
     if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > path.stat().st_size:
         raise UserError(f"{shown} claims more weights than it holds")
@@ -97,18 +97,21 @@ def _names(depth: int) -> dict[str, str]:
         for half in ("1", "2"):
             blocks[f"residual.{index}.conv{half}"] = f"res{index + 1}.conv{half}", f"res{index + 1}.in{half}"
     blocks |= {f"decoder.{index}": (f"deconv{index + 1}", f"in{index + 4}") for index in range(2)}
-    modules = {"decoder.2": "deconv3.conv2d"}
+    modules = dict[str, str]()
     for ours, (conv, norm) in blocks.items():
         modules |= {f"{ours}.conv": f"{conv}.conv2d", f"{ours}.norm": norm}
+    modules["decoder.2"] = "deconv3.conv2d"
     return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")}
 
 
 def _check_names(weights: Mapping[str, Tensor], expected: Collection[str], shown: str) -> None:
     lacking = [name for name in expected if name not in weights]
     strange = sorted(set(weights) - set(expected))
-    findings = [f"{verb} {names[0]!r}{_more(names)}" for verb, names in (("lacks", lacking), ("has", strange)) if names]
+    findings = [
+        f"{verb} {names[0][:80]!r}{_more(names)}" for verb, names in (("lacks", lacking), ("has", strange)) if names
+    ]
     if findings:
-        raise UserError(f"{shown} holds another architecture than {ORIGIN}: it {' and '.join(findings)}")
+        raise UserError(f"{shown} holds another architecture than {ORIGIN}: it {', and '.join(findings)}")
 
 
 def _more(names: list[str]) -> str:
