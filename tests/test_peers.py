@@ -33,7 +33,7 @@ class Padded(nn.Module):
 
 
 def norm(channels: int) -> nn.Module:
-    """Affine, with what old versions of torch saved beside weight and bias."""
+    """Affine, with weights that a mistake in their order would show."""
     module = nn.InstanceNorm2d(channels, affine=True)
     nn.init.uniform_(module.weight, 0.5, 1.5)
     nn.init.normal_(module.bias, std=0.3)
