@@ -20,6 +20,7 @@ from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.hardware import compiler
 from impasto.models.transformer_net import TransformerNet
+from impasto.peers import PEER_SUFFIXES, load_peer_network
 
 log = logging.getLogger("impasto")
 
@@ -30,7 +31,9 @@ LARGEST = 16384  # px, of an exported graph's sides
 
 
 def load_any(ckpt: Path) -> tuple[TransformerNet, dict[str, Any]]:
-    """Network and metadata of a training checkpoint (`.ckpt`) or an inference file. Raises `UserError`."""
+    """Network and metadata of a training checkpoint (`.ckpt`), ours or a peer's inference file. Raises `UserError`."""
+    if ckpt.suffix in PEER_SUFFIXES:
+        return load_peer_network(ckpt)
     if ckpt.suffix != ".ckpt":
         return load_network(ckpt)
     content = load_training_checkpoint(ckpt)

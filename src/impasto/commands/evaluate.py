@@ -120,8 +120,9 @@ def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
             "strength": metadata["strength"],
             "stroke": metadata["style"]["stroke"],
         }
-    from impasto.commands.configuration import compose, plain
+    from impasto.commands.configuration import compose, plain, register_resolvers
 
+    register_resolvers()
     log.warning("the network does not say what it was trained for: it is measured by the default objective")
     defaults = plain(compose(config_dir, "optimize", ["content=none", "style.image=none"]))
     return {key: defaults[key] for key in ("loss", "vgg", "strength", "stroke")}

@@ -18,8 +18,9 @@ Stylize an image, or every image under a folder, in one forward pass each.
   python stylize.py ckpt=starry_night,great_wave input=photo.jpg mask=sky.png
   curl … | python stylize.py ckpt=starry_night input=- output=- format=png > painted.png
 
-  ckpt=FILE|NAME    an inference file (.safetensors, .onnx, .pt2), or a style: one that ships, else your newest run;
-                    several with commas between them, or all that ship
+  ckpt=FILE|NAME    an inference file (.safetensors, .onnx, .pt2), a checkpoint of pytorch/examples' fast_neural_style
+                    (.pth, .pt, .model), or a style: one that ships, else your newest run; several with commas between
+                    them, or all that ship
   input=PATH        an image, or a folder at any depth; - is the standard input
   output=PATH       a file or a folder; default: beside the input, as photo_starry_night.jpg; of several styles, each
                     gets its own folder in output; - is the standard output
@@ -34,7 +35,7 @@ Stylize an image, or every image under a folder, in one forward pass each.
   max_megapixels=178   larger images are refused: allow more if you trust them
   json=true         a line of JSON per image, for machines
   device=auto|cpu|cuda|mps
-  precision=auto|float32|bfloat16   of .safetensors; default: bfloat16 where the hardware multiplies it, twice as fast
+  precision=auto|float32|bfloat16   not of .onnx, .pt2; default: bfloat16 where hardware multiplies it, twice as fast
 
 A folder's output has report.jsonl: run the same again, and what is done is left out, what failed or was not reached is
 done. The exit status is 0 if all succeeded. Paths need no quoting beyond your shell's own.

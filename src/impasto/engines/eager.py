@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from impasto.checkpoint import load_network
 from impasto.hardware import choose_device, takes_bfloat16
 from impasto.models.transformer_net import TransformerNet
+from impasto.peers import PEER_SUFFIXES, load_peer_network
 
 
 class EagerEngine:
@@ -33,7 +34,10 @@ class EagerEngine:
 
     @classmethod
     def load(cls, path: Path, device: str = "auto", precision: str = "auto") -> "EagerEngine":
-        """From an inference file. Raises `UserError`."""
+        """From an inference file, or a checkpoint of pytorch/examples. Raises `UserError`."""
+        if path.suffix in PEER_SUFFIXES:
+            # without tanh bfloat16 is off by up to 15 levels, and their users expect their pictures
+            return cls(*load_peer_network(path), device, "float32" if precision == "auto" else precision)
         return cls(*load_network(path), device, precision)
 
     def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:

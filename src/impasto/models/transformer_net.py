@@ -190,6 +190,7 @@ class TransformerNet(nn.Module):
 
     `width` is the number of channels at full resolution, `depth` the number of residual blocks;
     the default has the paper's 1,679,235 parameters. Receptive field: 112 px at depth 5.
+    `output` brings the last layer's values to [0, 1]: tanh(x) / 2 + 1/2, or clamp for networks trained without.
 
     Differs from the paper: instance for batch norm; nearest-neighbour upsampling for fractional
     strides; reflection padding in every layer for 40 px once, so blocks keep their size.
@@ -198,11 +199,16 @@ class TransformerNet(nn.Module):
     multiple = 4  # two stride-2 convolutions
     minimum = 16  # px: below, the 1 px reflection at quarter resolution has nothing to reflect
 
-    def __init__(self, width: int = 32, depth: int = 5) -> None:
+    def __init__(self, width: int = 32, depth: int = 5, output: str = "tanh") -> None:
         super().__init__()
         if width < 1 or depth < 0:
             raise UserError(f"model.width={width} should be at least 1, model.depth={depth} at least 0")
-        self.arguments = {"width": width, "depth": depth}
+        if output not in ("tanh", "clamp"):
+            raise UserError(f"model.output={output} should be tanh or clamp")
+        self.arguments: dict[str, int | str] = {"width": width, "depth": depth}
+        if output != "tanh":  # unsaid in files from before there was a choice
+            self.arguments["output"] = output
+        self.output = output
         self.encoder = nn.Sequential(
             ConvNorm(ReflectConv2d(3, width, 9)),
             ConvNorm(ReflectConv2d(width, 2 * width, 3, stride=2)),
@@ -230,9 +236,9 @@ class TransformerNet(nn.Module):
         )
 
     def _stylized(self, content: Tensor) -> Tensor:
-        features = self.decoder(self.residual(self.encoder(content)))
         # in float32, as bfloat16 has only 128 steps between 0.5 and 1
-        return torch.tanh(features.float()) * 0.5 + 0.5
+        features = self.decoder(self.residual(self.encoder(content))).float()
+        return features.clamp(0, 1) if self.output == "clamp" else torch.tanh(features) * 0.5 + 0.5
 
     def _extended(self, size: int | torch.SymInt) -> int | torch.SymInt:
         """The size that the strides divide and the reflections allow."""
