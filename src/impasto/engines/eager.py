@@ -1,17 +1,18 @@
 """The network itself, in PyTorch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt
 
 from impasto.checkpoint import load_network
 from impasto.hardware import choose_device, takes_bfloat16
 from impasto.models.transformer_net import TransformerNet
+from impasto.tiling import stylize_tiled
 
 
 class EagerEngine:
@@ -45,6 +46,17 @@ class EagerEngine:
         ):
             tensor = torch.from_numpy(content).to(self.torch_device, memory_format=torch.channels_last)
             return self.net(tensor).cpu().numpy()
+
+    def stylize_tiled(
+        self,
+        pixels: UInt[np.ndarray, "height width 3"],
+        tile: int,
+        exact: bool = True,
+        progress: Callable[[float], object] = lambda done: None,
+    ) -> UInt[np.ndarray, "height width 3"]:
+        """The stylized picture, in tiles: `impasto.tiling.stylize_tiled`."""
+        with memory_errors():
+            return stylize_tiled(self.net, pixels, tile, exact, self.bfloat16, progress)
 
 
 @contextmanager
