@@ -2,7 +2,7 @@
 
 Two things tell a tile from the whole. Its border: so it is computed with a halo as wide as the layers reach, which
 ends at the picture's own border, where they reflect as ever. And instance norm, whose statistics are the whole
-picture's: `exact` finds them layer by layer, in one pass over all tiles for each norm; otherwise a thumbnail gives them.
+picture's: `exact` finds them layer by layer, in one pass over all tiles for each norm; else a thumbnail gives them.
 
 Source, of the thumbnail: Chen et al. 2022, "Towards Ultra-Resolution Neural Style Transfer via Thumbnail Instance
 Normalization" (arXiv:2103.11784).
@@ -17,7 +17,14 @@ from jaxtyping import UInt
 from torch import Tensor, nn
 
 from impasto.errors import UserError
-from impasto.models.transformer_net import ConvNorm, ReflectConv2d, TransformerNet, UpsampleConv2d, to_rgb
+from impasto.models.transformer_net import (
+    ConvNorm,
+    ReflectConv2d,
+    ResidualBlock,
+    TransformerNet,
+    UpsampleConv2d,
+    to_rgb,
+)
 from impasto.tiling.norm import Moments, PictureNorm, with_picture_norms
 from impasto.tiling.picture import Picture, Region, cropped
 from impasto.tiling.spool import Spool, open_spools
@@ -65,14 +72,17 @@ def _stylize_exactly(net: TransformerNet, picture: Picture, dtype: torch.dtype) 
     Features at quarter resolution are kept, in files. Those at higher resolutions would take 2 and 4 times as much:
     their layers, which are few, are computed again for each norm after them.
     """
-    encoder, blocks, decoder = net.encoder, list(net.residual), net.decoder
-    passes = picture.passes(len(encoder) + 3 * len(blocks) + len(decoder))
-    shape = encoder[-1].conv.out_channels, picture.height, picture.width
-    with open_spools(3 if blocks else 1, *shape, dtype, picture.device) as (stream, *branch):
+    encoder, decoder, depth = net.encoder, net.decoder, len(net.residual)
+    last = encoder[-1]
+    assert isinstance(last, ConvNorm)
+    shape = last.conv.out_channels, picture.height, picture.width
+    passes = picture.passes(len(encoder) + 3 * depth + len(decoder))
+    with open_spools(3 if depth else 1, *shape, dtype, picture.device) as (stream, *branch):
         for end in range(1, len(encoder)):
             _measure(encoder[:end], picture, picture, next(passes))
         _measure(encoder, picture, picture, next(passes), stream)
-        for block in blocks:
+        for block in net.residual:
+            assert isinstance(block, ResidualBlock)
             first, second = branch
             _measure([block.conv1], picture, stream, next(passes), first)
             _measure([block.conv2], picture, first, next(passes), second)
@@ -85,7 +95,7 @@ def _stylize_exactly(net: TransformerNet, picture: Picture, dtype: torch.dtype) 
 
 
 def _measure(
-    layers: Iterable[ConvNorm],
+    layers: Iterable[nn.Module],
     picture: Picture,
     source: Picture | Spool,
     tiles: Iterator[Region],
@@ -93,6 +103,8 @@ def _measure(
 ) -> None:
     """Give the last layer's norm its statistics; with a spool, keep there what it gives."""
     *known, unknown = layers
+    assert isinstance(unknown, ConvNorm)
+    assert isinstance(unknown.norm, PictureNorm)
     halo, moments = _reach(nn.Sequential(*known, unknown)), Moments()
     for tile in tiles:
         region = picture.with_halo(tile, halo / source.unit)
@@ -103,7 +115,6 @@ def _measure(
         moments.add(features)
         if spool is not None:
             spool.write(tile, features)
-    assert isinstance(unknown.norm, PictureNorm)
     unknown.norm.statistics = moments.mean_and_variance()
     if spool is not None:
         spool.norm = unknown.normed

@@ -42,7 +42,7 @@ class Moments:
     def add(self, features: Float[Tensor, "batch channels height width"]) -> None:
         """Count these in: in float64, as millions of pixels add up."""
         wide_type = torch.float32 if features.device.type == "mps" else torch.float64  # which MPS lacks
-        for rows in features.split(8, dim=2):  # so few stay in the processor's cache: 6 times faster
+        for rows in torch.split(features, 8, dim=2):  # so few stay in the processor's cache: 6 times faster
             wide = rows.permute(0, 2, 3, 1).flatten(0, 2).to(wide_type)
             self.count += len(wide)
             self.sums = self.sums + torch.stack([wide.sum(0), wide.square().sum(0)])

@@ -28,7 +28,7 @@ class Spool:
         self.channels, self.width, self.dtype, self.device = channels, width, dtype, device
         self.norm: Callable[[Tensor], Tensor] | None = None  # of what is read; known when all has been written
         self.pixel_bytes = channels * dtype.itemsize
-        self.file = tempfile.TemporaryFile(buffering=0)
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, closed by `open_spools`
 
     def write(self, region: Region, features: Float[Tensor, "1 channels height width"]) -> None:
         """Write a region. Raises `UserError` where the disk is full."""
