@@ -14,6 +14,7 @@ from impasto.hardware import choose_device
 from impasto.image import read_image
 from impasto.picture import Picture
 from impasto.tensors import to_tensor
+from impasto.tiling import room
 
 from .conftest import noise_image
 
@@ -125,13 +126,35 @@ def test_other_arrays_are_named(stylizer, array, line):
         stylizer(array)
 
 
-def test_out_of_memory_names_a_size(stylizer, monkeypatch):
+def test_out_of_memory_names_the_mend(stylizer, monkeypatch):
     def exhausted(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(stylizer.engine, "net", exhausted)
-    with pytest.raises(UserError, match="try size=50"):
+    monkeypatch.setattr(stylizer.engine.net, "forward", exhausted)
+    with pytest.raises(UserError, match="100×80 px takes more memory than cpu has: try tile=512, or size=50"):
         stylizer(noise_image(100, 80))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_tiles_make_no_difference(network_file, stylizer, dtype):
+    image = np.random.default_rng(0).random((150, 300, 3), dtype=np.float32)
+    image = image if dtype == "float32" else (image * np.iinfo(dtype).max).astype(dtype)
+    levels = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    tiled = Stylizer.load(str(network_file), "cpu", "float32", tile=128)
+    difference = np.abs(tiled(image).astype(float) - stylizer(image)).max() / levels
+    assert difference <= 1.01 / 255
+    rough = Stylizer.load(str(network_file), "cpu", "float32", tile=128, exact=False)
+    assert rough(image).shape == image.shape
+
+
+def test_tiles_are_chosen_where_memory_does_not_suffice(stylizer, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(room, "free_memory", lambda device: 900 << 20)
+    small, large = noise_image(200, 200), noise_image(2400, 2400)
+    stylizer(small)
+    assert "in tiles" not in caplog.text
+    assert stylizer(large).size == (2400, 2400)
+    assert "2400×2400 px: in tiles of" in caplog.text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

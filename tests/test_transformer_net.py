@@ -105,7 +105,7 @@ def test_block_convolution_is_a_convolution(size):
 def test_padding_reflects_like_numpy(size):
     import numpy as np
 
-    indices = SMALL._reflection(size, torch.device("cpu"))
+    indices = SMALL.reflection(size, torch.device("cpu"))
     extended = max(16, -(-size // 4) * 4)
     assert indices.tolist() == np.pad(np.arange(size), (0, extended - size), mode="reflect").tolist()
 

@@ -40,6 +40,8 @@ class Job:
     megapixels: float = 178
     device: str = "auto"
     precision: str = "auto"
+    tile: int | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def looks(job: Job, networks: Sequence[Path]) -> list[Look]:
     mask = None if job.mask is None else read_picture(job.mask, job.megapixels)
     if mask is not None and len(networks) > 2:
         raise UserError(f"mask= takes one style, or two, not {len(networks)}")
-    stylizers = [Stylizer.load(str(path), job.device, job.precision) for path in networks]
+    stylizers = [Stylizer.load(str(path), job.device, job.precision, job.tile, job.exact) for path in networks]
 
     def key(*paths: Path) -> str:
         files = [path for path in (*paths, job.mask) if path is not None]

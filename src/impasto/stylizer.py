@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from impasto.controls import Controls, composite, finish, read_mask
-from impasto.engines import Engine, load_engine
+from impasto.engines import Engine, TiledEngine, load_engine
 from impasto.errors import UserError
 from impasto.picture import LEVELS, Picture, as_type, from_pil, resize_array, unit
 from impasto.styles import find_checkpoint
@@ -25,16 +25,22 @@ FEATHER = 16.0  # px
 class Stylizer:
     """A style at work, for any number of threads: nothing in it changes."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, tile: int | None = None, exact: bool = True) -> None:
+        self.engine, self.tile, self.exact = engine, tile, exact
 
     @classmethod
-    def load(cls, ckpt: str, device: str = "auto", precision: str = "auto") -> "Stylizer":
-        """From an inference file, a compiled package, an ONNX graph or the name of a style. Raises `UserError`."""
+    def load(
+        cls, ckpt: str, device: str = "auto", precision: str = "auto", tile: int | None = None, exact: bool = True
+    ) -> "Stylizer":
+        """From an inference file, a compiled package, an ONNX graph or the name of a style. Raises `UserError`.
+
+        A picture too large for the free memory is stylized in tiles, without seams; `tile` (px) sets their size, where
+        0 means never. `exact` takes instance norm's statistics from the whole picture, else from a thumbnail.
+        """
         path = find_checkpoint(ckpt)
         engine = load_engine(path, device, precision)
         log.info("Style: %s, on %s in %s", path, engine.device, engine.precision)
-        return cls(engine)
+        return cls(engine, tile, exact)
 
     @property
     def name(self) -> str:
@@ -79,14 +85,33 @@ class Stylizer:
 
     def _network(self, pixels: np.ndarray) -> np.ndarray:
         """The network's picture of (height, width, 3) of any type, as the same."""
-        content = np.ascontiguousarray(unit(pixels).transpose(2, 0, 1)[None])
+        height, width = pixels.shape[:2]
         try:
-            stylized = self.engine(content)
+            if tile := self._tile(height, width):
+                return self._in_tiles(pixels, tile)
+            content = np.ascontiguousarray(unit(pixels).transpose(2, 0, 1)[None])
+            return as_type(self.engine(content)[0].transpose(1, 2, 0), pixels.dtype)
         except MemoryError:
-            height, width = pixels.shape[:2]
-            half, device = max(width, height) // 2, self.engine.device
-            raise UserError(f"{width}×{height} px takes more memory than {device} has: try size={half}") from None
-        return as_type(stylized[0].transpose(1, 2, 0), pixels.dtype)
+            smaller = f"size={max(width, height) // 2}"
+            mend = f"tile=512, or {smaller}" if isinstance(self.engine, TiledEngine) else smaller
+            raise UserError(
+                f"{width}×{height} px takes more memory than {self.engine.device} has: try {mend}"
+            ) from None
+
+    def _tile(self, height: int, width: int) -> int | None:
+        """Side of the tiles, px; None or 0 for the whole at once."""
+        if self.tile is not None or not isinstance(self.engine, TiledEngine):
+            return self.tile
+        return self.engine.choose_tile(height, width)
+
+    def _in_tiles(self, pixels: np.ndarray, tile: int) -> np.ndarray:
+        if not isinstance(self.engine, TiledEngine):
+            raise UserError(f"tile={tile} takes a .safetensors: the norms of an exported network see one tile each")
+        height, width = pixels.shape[:2]
+        log.info("%d×%d px: in tiles of %d px", width, height, tile)
+        levels = as_type(pixels, np.uint16) if pixels.dtype == np.float32 else pixels
+        stylized = self.engine.stylize_tiled(levels, tile, self.exact)
+        return unit(stylized) if pixels.dtype == np.float32 else stylized
 
 
 def masked(inside: Picture, outside: Picture, mask: Picture, feather: float = FEATHER) -> Picture:

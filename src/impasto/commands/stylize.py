@@ -33,6 +33,8 @@ Stylize an image, or every image under a folder, in one forward pass each.
   quality=95        of JPEG, WebP and AVIF; format=png|jpg|… where output has no suffix
   keep_metadata=true|false   camera, date, place and copyright; orientation and colour profile are applied
   max_megapixels=178   larger images are refused: allow more if you trust them
+  tile=PIXELS       larger images are stylized in tiles, without seams; default: as free memory demands; 0: never;
+                    exact=false takes a thumbnail's statistics: twice as fast, not quite the same picture
   json=true         a line of JSON per image, for machines
   device=auto|cpu|cuda|mps
   precision=auto|float32|bfloat16   not of .onnx, .pt2; default: bfloat16 where hardware multiplies it, twice as fast
@@ -60,6 +62,8 @@ class StylizeOptions:
     format: str | None = None
     keep_metadata: bool = True
     max_megapixels: float = 178
+    tile: int | None = None
+    exact: bool = True
     json: bool = False
     device: str = "auto"
     precision: str = "auto"
@@ -88,6 +92,8 @@ def stylize(words: list[str]) -> None:
         megapixels=options.max_megapixels,
         device=options.device,
         precision=options.precision,
+        tile=options.tile,
+        exact=options.exact,
     )
     run(job, find_checkpoints(options.ckpt), options.input, options.output, options.json)
 

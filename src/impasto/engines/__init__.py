@@ -6,7 +6,7 @@ graph needs no torch.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -23,6 +23,17 @@ class Engine(Protocol):
 
     def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
         """The stylized image."""
+
+
+@runtime_checkable
+class TiledEngine(Protocol):
+    """An engine that can stylize a picture larger than memory, tile by tile."""
+
+    def choose_tile(self, height: int, width: int) -> int | None:
+        """Side of the tiles (px) that the free memory allows; None where the whole fits."""
+
+    def stylize_tiled(self, pixels: np.ndarray, tile: int, exact: bool = True) -> np.ndarray:
+        """(height, width, 3), uint8 or uint16, stylized. Raises `UserError`."""
 
 
 def load_engine(path: Path, device: str = "auto", precision: str = "auto") -> Engine:

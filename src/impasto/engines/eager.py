@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt
+from rich.progress import Progress
 
 from impasto.checkpoint import load_network
 from impasto.hardware import choose_device, takes_bfloat16
 from impasto.models.transformer_net import TransformerNet
 from impasto.peers import PEER_SUFFIXES, load_peer_network
+from impasto.tiling import stylize_tiled
+from impasto.tiling.room import choose_tile
 
 
 class EagerEngine:
@@ -49,6 +52,20 @@ class EagerEngine:
         ):
             tensor = torch.from_numpy(content).to(self.torch_device, memory_format=torch.channels_last)
             return self.net(tensor).cpu().numpy()
+
+    def choose_tile(self, height: int, width: int) -> int | None:
+        """Side of the tiles (px) that the free memory allows; None where the whole fits."""
+        return choose_tile(height, width, int(self.net.arguments["width"]), self.precision, self.torch_device)
+
+    def stylize_tiled(
+        self, pixels: UInt[np.ndarray, "height width 3"], tile: int, exact: bool = True
+    ) -> UInt[np.ndarray, "height width 3"]:
+        """The stylized picture, in tiles: `impasto.tiling.stylize_tiled`, with its progress."""
+        with Progress(transient=True) as progress, memory_errors():
+            bar = progress.add_task("Tiles", total=1.0)
+            return stylize_tiled(
+                self.net, pixels, tile, exact, self.bfloat16, lambda done: progress.update(bar, completed=done)
+            )
 
 
 @contextmanager

@@ -166,7 +166,13 @@ class ConvNorm(nn.Module):
         self, features: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch out_channels new_height new_width"]:
         """Height and width become those of the convolution."""
-        features = self.norm(self.conv(features))
+        return self.normed(self.conv(features))
+
+    def normed(
+        self, features: Float[Tensor, "batch out_channels height width"]
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        """What follows the convolution: instance norm [→ ReLU]."""
+        features = self.norm(features)
         return F.relu_(features) if self.relu else features
 
 
@@ -228,7 +234,7 @@ class TransformerNet(nn.Module):
         if not torch.compiler.is_exporting() and all(self._extended(size) == size for size in (height, width)):
             return self._stylized(content)
         device = content.device
-        rows, columns = (self._reflection(size, device) for size in (height, width))
+        rows, columns = (self.reflection(size, device) for size in (height, width))
         stylized = self._stylized(content.index_select(2, rows).index_select(3, columns))
         # indexed, not sliced: torch.export would make it an error that all of a picture is taken
         return stylized.index_select(2, torch.arange(height, device=device)).index_select(
@@ -236,15 +242,18 @@ class TransformerNet(nn.Module):
         )
 
     def _stylized(self, content: Tensor) -> Tensor:
-        # in float32, as bfloat16 has only 128 steps between 0.5 and 1
-        features = self.decoder(self.residual(self.encoder(content))).float()
+        return self.to_rgb(self.decoder(self.residual(self.encoder(content))))
+
+    def to_rgb(self, features: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        """The decoder's output brought to [0, 1], in float32: bfloat16 has only 128 steps between 0.5 and 1."""
+        features = features.float()
         return features.clamp(0, 1) if self.output == "clamp" else torch.tanh(features) * 0.5 + 0.5
 
     def _extended(self, size: int | torch.SymInt) -> int | torch.SymInt:
         """The size that the strides divide and the reflections allow."""
         return torch.sym_max((size + self.multiple - 1) // self.multiple * self.multiple, self.minimum)
 
-    def _reflection(self, size: int | torch.SymInt, device: torch.device) -> Tensor:
+    def reflection(self, size: int | torch.SymInt, device: torch.device) -> Tensor:
         """Indices that extend `size` pixels by reflection to what the strides divide.
 
         Differs from `F.pad(mode="reflect")`: reflects as often as it takes, so that one pixel will do.

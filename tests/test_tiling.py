@@ -1,0 +1,284 @@
+import errno
+import resource
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from impasto import tiling
+from impasto.assets import PHOTOS, STYLES
+from impasto.engines.eager import EagerEngine
+from impasto.errors import UserError
+from impasto.image import read_image
+from impasto.models.transformer_net import TransformerNet
+from impasto.tiling import room, spool, stylize_tiled
+from impasto.tiling.canvas import Canvas
+from impasto.tiling.norm import Moments, PictureNorm, with_picture_norms
+
+CPU = torch.device("cpu")
+
+
+def noise(height, width, dtype=np.uint16):
+    """Noise in large and small: each part of it has statistics of its own."""
+    large = F.interpolate(torch.rand(1, 3, 5, 5), (height, width), mode="bicubic").clamp(0, 1)
+    mixed = (0.7 * large + 0.3 * torch.rand(1, 3, height, width))[0].permute(1, 2, 0)
+    return (mixed.numpy() * np.iinfo(dtype).max).round().astype(dtype)
+
+
+def to_content(pixels):
+    return (pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).transpose(2, 0, 1)[None]
+
+
+def difference(stylized, expected):
+    """The largest, in 1/255, between pixels and an engine's array."""
+    return 255 * np.abs(to_content(stylized) - expected).max()
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "size", "tile"),
+    [
+        (32, 1, (150, 260), 128),
+        (16, 5, (261, 270), 128),
+        (8, 0, (300, 301), 128),  # no residual block
+        (8, 2, (402, 290), 132),  # tiles of many sizes
+        (4, 3, (141, 129), 128),
+        (4, 5, (700, 9), 128),  # strips narrower than the network's reach
+        (4, 4, (1, 515), 256),
+        (4, 2, (100, 90), 128),  # one tile
+        (4, 1, (1, 1), 128),
+    ],
+)
+def test_tiles_are_the_network_on_the_whole(width, depth, size, tile):
+    engine = EagerEngine(TransformerNet(width, depth), None, "cpu", "float32")
+    pixels = noise(*size)
+    stylized = engine.stylize_tiled(pixels, tile)
+    assert stylized.dtype == pixels.dtype
+    assert stylized.shape == pixels.shape
+    assert difference(stylized, engine(to_content(pixels))) < 0.05
+
+
+@pytest.mark.parametrize("style", sorted(path.stem for path in STYLES.glob("*.safetensors")))
+def test_shipped_styles_have_no_seams(style):
+    engine = EagerEngine.load(STYLES / f"{style}.safetensors", "cpu", "float32")
+    photo = read_image(PHOTOS / "mountain_sunset.jpg", 300)
+    pixels = np.asarray(photo.crop((0, 0, 420, 300)))
+    stylized, whole = engine.stylize_tiled(pixels, 128), engine(to_content(pixels))
+    assert stylized.dtype == np.uint8
+    assert difference(stylized, whole) < 0.55  # half of it by rounding to 8 bits
+    assert (stylized == (whole[0].transpose(1, 2, 0) * 255).round()).mean() > 0.99
+
+
+def test_statistics_of_each_tile_would_show_seams():
+    engine = EagerEngine.load(STYLES / "starry_night.safetensors", "cpu", "float32")
+    pixels = np.asarray(read_image(PHOTOS / "mountain_sunset.jpg", 256))[:256, :256]
+    naive = np.concatenate([engine(to_content(pixels[:, :128])), engine(to_content(pixels[:, 128:]))], axis=3)
+    assert 255 * np.abs(naive - engine(to_content(pixels))).max() > 50
+
+
+@pytest.mark.parametrize("missing", [1, 4])
+def test_the_halo_is_as_narrow_as_can_be(missing, monkeypatch):
+    engine, pixels = EagerEngine(TransformerNet(8, 1), None, "cpu", "float32"), noise(256, 256)
+    reach = tiling._reach
+    monkeypatch.setattr(tiling, "_reach", lambda layers: max(reach(layers) - missing, 0))
+    assert difference(engine.stylize_tiled(pixels, 128), engine(to_content(pixels))) > 0.5
+
+
+@pytest.mark.parametrize(("depth", "reach"), [(0, 16), (5, 56)])
+def test_reach_is_half_of_the_receptive_field(depth, reach):
+    net = TransformerNet(2, depth)
+    assert reach - 4 < tiling._reach(net) <= reach
+    with_norms = with_picture_norms(net)
+    with torch.no_grad():
+        with_norms(torch.rand(1, 3, 160, 160))  # sets the statistics: gradients pass by them
+    content = torch.rand(1, 3, 160, 160, requires_grad=True)
+    (gradient,) = torch.autograd.grad(with_norms(content)[..., 80:84, 80:84].sum(), content)
+    rows = gradient.abs().sum((0, 1, 3)).nonzero()
+    assert 80 - reach <= rows.min() < rows.max() < 84 + reach
+
+
+def test_bfloat16_is_as_close_to_the_whole_as_rounding_lets_it():
+    engine = EagerEngine.load(STYLES / "starry_night.safetensors", "cpu", "bfloat16")
+    pixels = np.asarray(read_image(PHOTOS / "mountain_sunset.jpg", 200))
+    float32 = EagerEngine(engine.net, None, "cpu", "float32")(to_content(pixels))
+    whole = engine(to_content(pixels))
+    tiled = to_content(engine.stylize_tiled(pixels, 128))
+    assert np.abs(tiled - whole).mean() < np.abs(whole - float32).mean()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_fast_is_exact_where_the_thumbnail_is_the_picture(precision):
+    engine, pixels = EagerEngine(TransformerNet(8, 2), None, "cpu", precision), noise(300, 333)
+    exact, fast = (engine.stylize_tiled(pixels, 128, exact) for exact in (True, False))
+    assert difference(fast, to_content(exact)) < (0.05 if precision == "float32" else 4)
+
+
+def test_fast_is_seamless_with_a_thumbnails_statistics(monkeypatch):
+    monkeypatch.setattr(tiling, "THUMBNAIL", 100)
+    engine, pixels = EagerEngine(TransformerNet(8, 2), None, "cpu", "float32"), noise(300, 333)
+    in_tiles, at_once = (engine.stylize_tiled(pixels, tile, exact=False) for tile in (128, 512))
+    assert difference(in_tiles, to_content(at_once)) < 0.05
+    assert difference(in_tiles, engine(to_content(pixels))) > 1
+
+
+def test_a_thumbnail_is_the_means_of_blocks():
+    pixels = noise(24, 37, np.uint8)
+    canvas = Canvas(TransformerNet(2, 0), pixels, 128, print)
+    small = canvas.thumbnail(13)
+    assert small.shape == (1, 3, 8, 13)
+    assert_close(small[0, :, 2, 1], torch.tensor(pixels[6:9, 3:6].mean((0, 1)) / 255).float())
+    assert_close(small[0, :, 7, 12], torch.tensor(pixels[21:, 36:].mean((0, 1)) / 255).float())  # a cut block
+    assert_close(canvas.thumbnail(37).numpy(), to_content(pixels))
+
+
+def test_the_size_of_tiles_bounds_what_layers_see():
+    engine, pixels = EagerEngine(TransformerNet(4, 1), None, "cpu", "float32"), noise(300, 900, np.uint8)
+    largest = []
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: largest.append(output.numel()) if isinstance(module, PictureNorm) else None
+    )
+    try:
+        for exact in (True, False):
+            largest.clear()
+            engine.stylize_tiled(pixels, 128, exact)
+            tiles = largest if exact else largest[len([*engine.net.modules()]) :]  # fast: after the thumbnail
+            assert 0 < max(tiles) <= 4 * (128 + 2 * 40) ** 2
+    finally:
+        handle.remove()
+
+
+def test_moments_of_parts_are_those_of_the_whole():
+    features = 3 * torch.randn(2, 5, 40, 30) + 100
+    moments = Moments()
+    for part in features.split([7, 1, 32], dim=2):
+        moments.add(part)
+    variance, mean = torch.var_mean(features.double(), dim=(0, 2, 3), correction=0)
+    assert_close(moments.mean_and_variance(), (mean.float(), variance.float()))
+
+
+def test_the_network_is_left_alone(small_net):
+    before = {name: tensor.clone() for name, tensor in small_net.state_dict().items()}
+    pixels, results = noise(200, 140), []
+    threads = [threading.Thread(target=lambda: results.append(stylize_tiled(small_net, pixels, 128))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(*results)
+    assert_close(small_net.state_dict(), before)
+    assert not any(isinstance(layer, PictureNorm) for layer in small_net.modules())
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_progress_ends_at_one(small_net, exact):
+    fractions = []
+    stylize_tiled(small_net, noise(200, 140), 128, exact, progress=fractions.append)
+    assert fractions == sorted(set(fractions))
+    assert fractions[-1] == 1
+
+
+@pytest.mark.parametrize("tile", [0, 64, 130])
+def test_tiles_that_do_not_fit_are_refused(small_net, tile):
+    with pytest.raises(UserError, match=f"tile={tile} should be a multiple of 4 px, from 128 on"):
+        stylize_tiled(small_net, noise(9, 9), tile)
+
+
+def test_a_small_disk_is_named_before_any_work(small_net, monkeypatch, tmp_path):
+    monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
+    free = namedtuple("free", "free")
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda folder: free(10_000 if folder == str(tmp_path) else 1 << 40))
+    monkeypatch.setattr(Canvas, "read", pytest.fail)
+    with pytest.raises(UserError, match=f"GB of temporary files.* room for 0.0 GB .*{tmp_path}.*; set TMPDIR to"):
+        stylize_tiled(small_net, noise(200, 140), 128)
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_no_file(small_net, monkeypatch, tmp_path):
+    monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write temporary files: .*set TMPDIR to a folder with more room"):
+            stylize_tiled(small_net, noise(200, 140), 128)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_the_disk_are_named(small_net, monkeypatch):
+    class Broken:
+        def seek(self, position):
+            raise OSError(errno.EIO, "Input/output error")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", lambda buffering: Broken())
+    with pytest.raises(UserError, match="cannot write temporary files: Input/output error"):
+        stylize_tiled(small_net, noise(20, 14), 128)
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "tile"),
+    [
+        (64 << 30, (4000, 6000), None),
+        (8 << 30, (600, 400), None),
+        (8 << 30, (4000, 6000), 2048),
+        (4 << 30, (4000, 6000), 1024),
+        (1 << 30, (4000, 6000), 512),
+        (1 << 20, (4000, 6000), 128),  # there is no smaller
+    ],
+)
+def test_the_largest_tile_that_fits_is_chosen(monkeypatch, free, size, tile):
+    monkeypatch.setattr(room, "free_memory", lambda device: free)
+    assert room.choose_tile(*size, 32, "float32", CPU) == tile
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells no peak")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_pass_takes_the_memory_that_is_said(precision):
+    script = f"""
+import re, numpy as np
+from impasto.engines.eager import EagerEngine
+from impasto.models.transformer_net import TransformerNet
+engine = EagerEngine(TransformerNet(16, 0), None, "cpu", "{precision}")
+engine(np.zeros((1, 3, 16, 16), np.float32))
+def peak(): return int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = peak()
+engine(np.zeros((1, 3, 1024, 1536), np.float32))
+print((peak() - before) * 1024)
+"""
+    taken = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert taken < room.memory_of_pass(1024, 1536, 16, precision) < 3.5 * taken
+
+
+def test_free_memory_heeds_every_limit(monkeypatch, tmp_path):
+    assert 0 < room.free_memory(CPU) <= psutil.virtual_memory().total
+    group = tmp_path / "job" / "step"
+    group.mkdir(parents=True)
+    for folder, limit in ((group, "max"), (group.parent, 9000)):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text("5000\n")
+        (folder / "memory.stat").write_text("anon 4000\ninactive_file 700\n")
+    own = tmp_path / "own"
+    own.write_text("4:memory:/elsewhere\n0::/job/step\n")
+    assert room._below_group_limits(tmp_path, own) == [4700]
+    assert room._below_group_limits(tmp_path, Path("absent")) == []
+    monkeypatch.setattr(room, "_below_address_limit", lambda: [1234])
+    assert room.free_memory(CPU) == 1234
+
+
+def test_a_limit_of_addresses_is_heeded():
+    script = (
+        "import resource, torch; from impasto.tiling import room;"
+        "resource.setrlimit(resource.RLIMIT_AS, (64 << 30, -1)); print(room._below_address_limit()[0])"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert 32 << 30 < int(answer) < 64 << 30
