@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from impasto.assets import painting, provenance
+from impasto.checkpoint import save_network
 from impasto.errors import UserError
 from impasto.initialisation import initialise
 from impasto.models.transformer_net import TransformerNet
@@ -19,7 +20,11 @@ def test_training_starts_from_a_style_that_ships_or_another(network_file, small_
     assert not torch.equal(net.state_dict()["encoder.0.conv.weight"], before)
     assert started("auto", net, "great_wave")["style"] == "starry_night"  # never from the painting itself
     assert started("auto", ours) == {"weights": "random"}  # none ships for this one
-    assert started(str(network_file), ours)["style"] == "test"
+    record = started(str(network_file), ours)
+    assert record["style"] == "test"
+    assert record["images"] == 0
+    save_network(network_file, small_net, {"style": {"name": "test"}, "images_seen": 30, "init": {"images": 12}})
+    assert started(str(network_file), ours)["images"] == 42  # all that led to it
     for name, weight in small_net.state_dict().items():
         assert torch.equal(ours.state_dict()[name], weight)
     with pytest.raises(UserError, match="has a network of {'width': 4, 'depth': 1}, not {'width': 16"):

@@ -17,7 +17,7 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
 
     `init` is random, a checkpoint or style, or auto: a style that ships, of this architecture but of another painting
     than this one (by its SHA-256), if there is one.
-    A network of another style reaches a new one in fewer images (README, Speed).
+    A network of another style reaches a new one in fewer images (README, Speed); `images` is how many made it.
     """
     if init == "random":
         return {"weights": "random"}
@@ -37,4 +37,6 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
             raise UserError(f"init={init} has a network of {source.arguments}, not {net.arguments}: init=random does")
     net.load_state_dict(source.state_dict())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"weights": path.name, "sha256": digest, "style": metadata.get("style", {}).get("name")}
+    seen = metadata.get("images_seen", 0) + metadata.get("init", {}).get("images", 0)
+    style = metadata.get("style", {}).get("name")
+    return {"weights": path.name, "sha256": digest, "style": style, "images": seen}
