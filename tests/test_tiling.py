@@ -21,7 +21,7 @@ from impasto.errors import UserError
 from impasto.image import read_image
 from impasto.models.transformer_net import TransformerNet
 from impasto.tiling import room, spool, stylize_tiled
-from impasto.tiling.norm import Moments, PictureNorm, with_picture_norms
+from impasto.tiling.norm import PictureNorm, with_picture_norms
 from impasto.tiling.picture import Picture
 
 CPU = torch.device("cpu")
@@ -153,15 +153,6 @@ def test_the_size_of_tiles_bounds_what_layers_see():
             assert 0 < max(tiles) <= 4 * (128 + 2 * 40) ** 2
     finally:
         handle.remove()
-
-
-def test_moments_of_parts_are_those_of_the_whole():
-    features = 3 * torch.randn(2, 5, 40, 30) + 100
-    moments = Moments()
-    for part in features.split([7, 1, 32], dim=2):
-        moments.add(part)
-    variance, mean = torch.var_mean(features.double(), dim=(0, 2, 3), correction=0)
-    assert_close(moments.mean_and_variance(), (mean.float(), variance.float()))
 
 
 def test_the_network_is_left_alone(small_net):

@@ -17,6 +17,7 @@ from jaxtyping import UInt
 from torch import Tensor, nn
 
 from impasto.errors import UserError
+from impasto.models.moments import Moments
 from impasto.models.transformer_net import (
     ConvNorm,
     ReflectConv2d,
@@ -25,7 +26,7 @@ from impasto.models.transformer_net import (
     UpsampleConv2d,
     to_rgb,
 )
-from impasto.tiling.norm import Moments, PictureNorm, with_picture_norms
+from impasto.tiling.norm import PictureNorm, with_picture_norms
 from impasto.tiling.picture import Picture, Region, cropped
 from impasto.tiling.spool import Spool, open_spools
 
