@@ -80,7 +80,7 @@ def test_instance_norm_of_many_pixels_stays_exact(dtype):
     with torch.no_grad():
         normalised = InstanceNorm2d(2)(features)
     assert normalised.dtype == dtype
-    assert (normalised.double().var((0, 2, 3)) - 1).abs().max() < 2e-4
+    assert (normalised.double().var((0, 2, 3)) - 1).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 5)])
