@@ -45,7 +45,7 @@ def stylize_tiled(
     """The stylized picture, in the type of `pixels` (uint8 or uint16), in memory that `tile` alone decides.
 
     `tile` is the tiles' longest side in px, a multiple of 4 from 128 on. Where `exact`, the result is that of one pass
-    over the whole but for rounding, for up to three times the work, and for temporary files: at width 32, 96 bytes a
+    over the whole but for rounding, for half as much work again, and for temporary files: at width 32, 96 bytes a
     pixel, in bfloat16 48. Else it costs one pass, has no seams either, but colours and contrast may differ.
     `progress` hears the fraction done. Raises `UserError` for another `tile` and where temporary files lack room.
     """
