@@ -47,6 +47,7 @@ def stylize_tiled(
     `tile` is the tiles' longest side in px, a multiple of 4 from 128 on. Where `exact`, the result is that of one pass
     over the whole but for rounding, for half as much work again, and for temporary files: at width 32, 96 bytes a
     pixel, in bfloat16 48. Else it costs one pass, has no seams either, but colours and contrast may differ.
+    Rounding is below 1/255 in float32; in bfloat16 single pixels differ by some levels, the mean by a fraction of one.
     `progress` hears the fraction done. Raises `UserError` for another `tile` and where temporary files lack room.
     """
     if tile < SMALLEST or tile % net.multiple:
