@@ -74,6 +74,15 @@ def test_instance_norm_of_large_means_stays_exact():
     assert (InstanceNorm2d(8)(features) - expected).abs().max() < 2e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_instance_norm_of_many_pixels_stays_exact(dtype):
+    features = torch.randn(1, 2, 2048, 2048, dtype=dtype).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        normalised = InstanceNorm2d(2)(features)
+    assert normalised.dtype == dtype
+    assert (normalised.double().var((0, 2, 3)) - 1).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 5)])
 def test_upsampling_convolution_is_upsampling_and_convolution(size):
     conv = UpsampleConv2d(4, 3)

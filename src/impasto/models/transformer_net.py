@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto.errors import UserError
+from impasto.models.moments import Moments
 
 
 class InstanceNorm2d(nn.Module):
@@ -35,6 +36,9 @@ class InstanceNorm2d(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """Normalise each image's channels on their own."""
         if features.device.type == "cpu" and not torch.compiler.is_compiling():
+            # the kernel's sums, in float32, lose what comes late: at 4 megapixels variances are 0.4 % wrong, at 16, 3 %
+            if features[0, 0].numel() > 1 << 20 and not torch.is_grad_enabled():
+                return torch.cat([self._summed_in_float64(image) for image in torch.split(features, 1)])
             normalised: Tensor = _ImageByImage.apply(features, self.weight, self.bias, self.eps)
             return normalised
         # for compilers, which fuse it
@@ -43,6 +47,9 @@ class InstanceNorm2d(nn.Module):
         scale = self.weight[:, None, None] * torch.rsqrt(variance + self.eps)
         shift = self.bias[:, None, None] - mean * scale
         return torch.addcmul(shift, wide, scale).to(features.dtype)
+
+    def _summed_in_float64(self, image: Tensor) -> Tensor:
+        return F.batch_norm(image, *Moments([image]).mean_and_variance(), self.weight, self.bias, eps=self.eps)
 
 
 class _ImageByImage(torch.autograd.Function):

@@ -17,6 +17,7 @@ from jaxtyping import UInt
 from torch import Tensor, nn
 
 from impasto.errors import UserError
+from impasto.models.moments import Moments
 from impasto.models.transformer_net import (
     ConvNorm,
     ReflectConv2d,
@@ -25,7 +26,7 @@ from impasto.models.transformer_net import (
     UpsampleConv2d,
 )
 from impasto.tiling.canvas import Canvas, Region, cropped
-from impasto.tiling.norm import Moments, PictureNorm, with_picture_norms
+from impasto.tiling.norm import PictureNorm, with_picture_norms
 from impasto.tiling.spool import Spool, open_spools
 
 SMALLEST = 128  # px, of a tile: below, halos would be most of the work
@@ -43,8 +44,9 @@ def stylize_tiled(
     """The stylized picture, in the type of `pixels` (uint8 or uint16), in memory that `tile` alone decides.
 
     `tile` is the tiles' longest side in px, a multiple of 4 from 128 on. Where `exact`, the result is that of one pass
-    over the whole but for rounding, for up to three times the work, and for temporary files: at width 32, 96 bytes a
+    over the whole but for rounding, for half as much work again, and for temporary files: at width 32, 96 bytes a
     pixel, in bfloat16 48. Else it costs one pass, has no seams either, but colours and contrast may differ.
+    Rounding is below 1/255 in float32; in bfloat16 single pixels differ by some levels, the mean by a fraction of one.
     `progress` hears the fraction done. Raises `UserError` for another `tile` and where temporary files lack room.
     """
     if tile < SMALLEST or tile % net.multiple:
