@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 
 from impasto.errors import UserError
 from impasto.files import whole_file
-from impasto.picture import MEGAPIXELS, SRGB, Picture, from_pil, image_errors, open_image
+from impasto.picture import MEGAPIXELS, SRGB, Picture, encoding_errors, from_pil, image_errors, open_image
 
 ANIMATED = frozenset({".gif", ".webp", ".png"})
 
@@ -43,9 +43,11 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
             )
         frames, durations = [], []
         for frame in ImageSequence.Iterator(image):
+            if frame.size != (width, height):  # a damaged GIF's grow
+                raise ValueError(f"frame {len(frames)} is larger than the first")
             frames.append(from_pil(frame.copy()))
-            durations.append(round(float(frame.info.get("duration", 100) or 0)))  # known once decoded
-        return Animation(tuple(frames), tuple(durations), int(image.info.get("loop", 0) or 0))
+            durations.append(_counted(frame.info.get("duration", 100)))  # known once decoded
+        return Animation(tuple(frames), tuple(durations), _counted(image.info.get("loop", 0)))
 
 
 def write_animation(
@@ -58,12 +60,18 @@ def write_animation(
         return
     first, *others = (frame.to_pil() for frame in animation.frames)
     options: dict[str, Any] = {"icc_profile": SRGB, "quality": quality} if suffix == ".webp" else {}
-    first.save(
-        target,
-        format=Image.registered_extensions()[suffix],
-        save_all=True,
-        append_images=others,
-        duration=list(animation.durations),
-        loop=animation.loop,
-        **options,
-    )
+    with encoding_errors(suffix):
+        first.save(
+            target,
+            format=Image.registered_extensions()[suffix],
+            save_all=True,
+            append_images=others,
+            duration=list(animation.durations),
+            loop=animation.loop,
+            **options,
+        )
+
+
+def _counted(value: Any) -> int:
+    """Milliseconds or repetitions, of which a file can say anything, as all formats hold them."""
+    return min(max(round(float(value or 0)), 0), 65535)

@@ -11,7 +11,7 @@ from impasto.controls import Controls, composite, finish, read_mask
 from impasto.engines import Engine, load_engine
 from impasto.errors import UserError
 from impasto.picture import LEVELS, Picture, as_type, from_pil, resize_array, unit
-from impasto.styles import find_checkpoint
+from impasto.styles import find_checkpoint, style_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class Stylizer:
     @property
     def name(self) -> str:
         """The style's name, for file names."""
-        return str(self.engine.metadata.get("style", {}).get("name", "stylized"))
+        return style_name(self.engine.metadata)
 
     def __call__(
         self, image: Kind, *, mask: Image.Image | None = None, feather: float = FEATHER, **controls: Any
@@ -86,6 +86,8 @@ class Stylizer:
             height, width = pixels.shape[:2]
             half, device = max(width, height) // 2, self.engine.device
             raise UserError(f"{width}×{height} px takes more memory than {device} has: try size={half}") from None
+        if stylized.shape != content.shape or not np.isfinite(stylized).all():
+            raise UserError("the network gives no picture: its file is damaged, or was made to deceive")
         return as_type(stylized[0].transpose(1, 2, 0), pixels.dtype)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from impasto.errors import UserError
+from impasto.errors import UserError, one_line
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
@@ -36,9 +36,9 @@ class OnnxEngine:
             self.session = onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[self.device]])
             record = json.loads(self.session.get_modelmeta().custom_metadata_map.get("impasto", "null"))
         except Exception as error:  # ONNX Runtime's errors have no common base but this
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{str(path)!r} is no ONNX graph, or a damaged one: {reason}") from None
-        if not isinstance(record, dict):
+            raise UserError(f"{str(path)!r} is no ONNX graph, or a damaged one: {one_line(error)}") from None
+        ends = [(end.name, end.type) for end in (*self.session.get_inputs(), *self.session.get_outputs())]
+        if not isinstance(record, dict) or ends != [("content", "tensor(float)"), ("stylized", "tensor(float)")]:
             raise UserError(f"{str(path)!r} is an ONNX graph, but not one that Impasto exported")
         self.metadata = record
 
@@ -48,5 +48,5 @@ class OnnxEngine:
             return self.session.run(None, {"content": content})[0]
         except Exception as error:
             if "memory" not in str(error).lower() and "allocate" not in str(error).lower():
-                raise
+                raise UserError(f"the ONNX graph fails: {one_line(error)}") from None
             raise MemoryError from None

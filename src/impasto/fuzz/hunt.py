@@ -6,26 +6,28 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
-from multiprocessing.context import ForkServerContext
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Event
 
 from impasto.fuzz.trial import Limits, Outcome, prepare, work
 
-PATIENCE = 60  # times the allowed processor time that may pass on the clock: the machine may be busy
+PATIENCE = 120  # times the allowed processor time that may pass on the clock: the machine may be busy
+
+# a worker is there at once, as all is imported here, and nothing done that a fork would break
+CONTEXT = get_context("fork")
 
 
 def hunt(first: int, count: int, seed: int, output: Path, workers: int, limits: Limits) -> Counter[tuple[str, str]]:
-    """Try `count` inputs from number `first` on: how often there was each verdict, by suffix.
+    """Try `count` inputs from number `first` on, or until Ctrl-C: how often there was each verdict, by suffix.
 
     Inputs that are findings are kept in `output`, each with a text that says how it came about.
     """
-    # forked from a process that has imported everything and done nothing: a new worker costs no time
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["impasto.fuzz.trial"])
     verdicts: Counter[tuple[str, str]] = Counter()
+    stop = Event()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
         sound = Path(folder, "sound")
-        maker = context.Process(target=prepare, args=(sound,))
+        maker = CONTEXT.Process(target=prepare, args=(sound,))
         maker.start()
         maker.join()
         if maker.exitcode:
@@ -34,45 +36,48 @@ def hunt(first: int, count: int, seed: int, output: Path, workers: int, limits: 
 
         def watch(number: int) -> None:
             place = Path(folder, str(number))
-            for outcome in outcomes(context, range(first + number, first + count, workers), seed, place, sound, limits):
+            for outcome in outcomes(range(first + number, first + count, workers), seed, place, sound, limits):
                 verdicts[Path(outcome.name).suffix, outcome.verdict] += 1
                 if not outcome.sound:
                     name = f"{seed}-{outcome.index}-{outcome.name}"
                     (place / "finding").replace(output / name)
                     (output / f"{name}.txt").write_text(f"{outcome.verdict}\n{outcome.detail}\n")
+                if stop.is_set():
+                    return
 
-        for _ in pool.map(watch, range(workers)):
-            pass
+        try:
+            for _ in pool.map(watch, range(workers)):
+                pass
+        except KeyboardInterrupt:
+            stop.set()
     return verdicts
 
 
-def outcomes(
-    context: ForkServerContext, indices: range, seed: int, place: Path, sound: Path, limits: Limits
-) -> Iterator[Outcome]:
+def outcomes(indices: range, seed: int, place: Path, sound: Path, limits: Limits) -> Iterator[Outcome]:
     """What came of each input, by one worker and another after each that ends; a finding's file is at `finding`."""
     while indices:
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(there, indices, seed, place, sound, limits))
+        here, there = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=work, args=(there, indices, seed, place, sound, limits), daemon=True)
         process.start()
-        there.close()
-        begun: Outcome | None = None  # what would be said if the process ended now
+        begun: Outcome | None = None  # whose end has not been told of
         try:
-            while True:
-                if not here.poll(limits.seconds * PATIENCE):
-                    process.kill()
+            # the pipe's end tells nothing, as other workers may have inherited it
+            while ready := wait([here, process.sentinel], limits.seconds * PATIENCE):
+                if here not in ready:
+                    break
                 message: Outcome = here.recv()
                 if message.verdict == "begun":
                     begun = message
                 else:
                     begun, indices = None, indices[1:]
                     yield message
-        except EOFError:
+        finally:
+            process.kill()
             process.join()
         if begun is not None:
-            code = -(process.exitcode or 0)
-            how = {signal.SIGXCPU: "too slow", signal.SIGKILL: "hangs"}.get(code, "crash")
+            how = {-signal.SIGXCPU: "too slow", -signal.SIGKILL: "hangs"}.get(process.exitcode or 0, "crash")
             (place / "room" / "in" / begun.name).replace(place / "finding")
             indices = indices[1:]
             yield Outcome(begun.index, begun.name, how, f"exit status {process.exitcode}")
-        elif process.exitcode:
+        elif indices:
             raise RuntimeError(f"a worker ended with status {process.exitcode} between two inputs")

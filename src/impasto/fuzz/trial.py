@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import struct
 import traceback
 import warnings
@@ -91,6 +92,7 @@ def work(connection: Connection, indices: Sequence[int], seed: int, place: Path,
 
     A signal ends the process where an input takes too much processor time.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the watch ends its workers
     torch.set_num_threads(1)
     logging.getLogger("impasto").setLevel(logging.ERROR)
     files = {path.name: path.read_bytes() for path in sound.iterdir()}
@@ -132,10 +134,8 @@ def judge(index: int, room: Path, path: Path, megabytes: int) -> Outcome:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", append=True)
         try:
-            if path.suffix in CHECKPOINTS:
-                written = _paint_with(room, path)
-            else:
-                written = _paint(room, path, random)
+            attempt = _paint_with if path.suffix in CHECKPOINTS else _paint
+            written = attempt(room, path, random)
         except UserError as error:
             line = str(error)
         except Exception as error:
@@ -174,7 +174,7 @@ def _paint(room: Path, path: Path, random: Random) -> list[Path]:
     return [written]
 
 
-def _paint_with(room: Path, path: Path) -> list[Path]:
+def _paint_with(room: Path, path: Path, _: Random) -> list[Path]:
     """Loaded, and a photo stylized with it, into the photo's folder."""
     if path.suffix == ".ckpt":
         load_any(path)
