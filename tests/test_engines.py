@@ -4,8 +4,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from impasto import export
+from impasto import Stylizer, export
 from impasto.engines import compiled, load_engine
 from impasto.engines.compiled import CompiledEngine, read_record
 from impasto.engines.eager import EagerEngine

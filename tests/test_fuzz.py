@@ -4,8 +4,7 @@ import warnings
 
 import pytest
 
-from impasto.fuzz import bases, hunt, trial
-from impasto.fuzz.mutations import mutated, odd_record
+from impasto.fuzz import hunt, trial
 from impasto.fuzz.trial import Limits, generated
 
 from .conftest import noise_image
@@ -78,7 +77,7 @@ def litter(room):
         (lambda room: warn(), "UserWarning shown"),
         (lambda room: write(), "text on stderr or stdout"),
         (litter, "stray file"),
-        (lambda room: bytearray(100 << 20), "memory"),
+        (lambda room: b"x" * (100 << 20), "memory"),
     ],
 )
 def test_every_kind_of_finding_is_told_of_its_input(sound, tmp_path, monkeypatch, deed, verdict):
@@ -99,12 +98,3 @@ def test_every_kind_of_finding_is_told_of_its_input(sound, tmp_path, monkeypatch
         if not outcome.sound:
             assert (tmp_path / "place" / "finding").read_bytes() == b"second"
     assert seen == ["read", verdict, "read"]
-
-
-def test_damage_stays_small_and_records_odd():
-    from random import Random
-
-    content = bases.checkpoint("ours.safetensors", bases.record())
-    for seed in range(50):
-        assert len(mutated(content, content, Random(seed))) < 5 * len(content)
-    assert any(odd_record(bases.record(), Random(seed)) != bases.record() for seed in range(9))

@@ -248,7 +248,7 @@ def test_pillows_remarks_are_not_shown(run, tmp_path):
     content = (tmp_path / "photo.jpg").read_bytes()
     start = content.index(b"Exif\0\0") + 6
     (tmp_path / "photo.jpg").write_bytes(content[: start + 8] + b"\xff\x7f" + content[start + 10 :])
-    code = f"from impasto.picture import read_picture; print(read_picture({str(tmp_path / 'photo.jpg')!r}).size)"
+    code = f"from impasto.picture import read_picture; read_picture({str(tmp_path / 'photo.jpg')!r})"
     (tmp_path / "read.py").write_text(code)
     result = run(tmp_path / "read.py")
-    assert (result.stdout, result.stderr) == ("(40, 20)\n", "")
+    assert (result.returncode, result.stderr) == (0, "")

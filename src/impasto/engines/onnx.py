@@ -29,7 +29,7 @@ class OnnxEngine:
         if PROVIDERS.get(self.device) not in present:
             raise UserError(f"device={device}: this ONNX Runtime runs on {', '.join(map(str, present))}")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # what is fatal: errors are raised, too
         # a thread that spins while it waits takes its core from the decoder
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
