@@ -49,7 +49,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except Exception as error:  # of safetensors, torch, JSON: no common base
         raise UserError(f"{shown} is no Impasto checkpoint, or a damaged one: {one_line(error)}") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("style", {}), dict):
         raise UserError(f"{shown} is a safetensors file, but not one that Impasto (format {FORMAT}) wrote")
     check_weights(tensors, path)
     return build_network(header.get("architecture"), tensors, shown), header
@@ -66,6 +66,7 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if (
         not (isinstance(record, dict) and isinstance(state, dict) and isinstance(step, int))
         or not record.keys() >= {"images_seen", "architecture"}
+        or not isinstance(record.get("style", {}), dict)
         or not all(isinstance(name, str) for name in (*record, *state))
     ):
         raise UserError(f"{shown} is a checkpoint, but not one that Impasto's training wrote")

@@ -118,9 +118,9 @@ def work(connection: Connection, indices: Sequence[int], seed: int, place: Path,
         if outcome.sound:
             path.unlink()
         else:
-            path.replace(place / "finding")
-            for file in _strays(place, room):
+            for file in _strays(place, room) - {path}:
                 file.unlink()
+            path.replace(place / "finding")
         shutil.rmtree(room / "out", ignore_errors=True)
         connection.send(outcome)
 
@@ -159,7 +159,7 @@ def judge(index: int, room: Path, path: Path, megabytes: int) -> Outcome:
 
 def _strays(place: Path, room: Path) -> set[Path]:
     """Files that were not there before an input."""
-    known = {place / "noise", room / "net.safetensors", room / "photo.png", room / "out" / REPORT}
+    known = {place / "noise", place / "finding", room / "net.safetensors", room / "photo.png", room / "out" / REPORT}
     return {file for file in place.rglob("*") if not file.is_dir()} - known
 
 
