@@ -33,8 +33,10 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
     `megapixels` limits all frames together: an animation can hold a million of them in little space.
     """
     with image_errors(source), open_image(source, megapixels) as image:
+        if image.format not in ("GIF", "WEBP", "PNG"):  # pages of a TIFF and pairs of photos are no film
+            return None
         count, (width, height) = getattr(image, "n_frames", 1), image.size
-        if count == 1 or image.format not in ("GIF", "WEBP", "PNG"):  # pages of a TIFF and pairs of photos are no film
+        if count == 1:
             return None
         if count * width * height > megapixels * 1e6:
             raise UserError(

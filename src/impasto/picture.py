@@ -3,6 +3,7 @@
 Pillow reads and writes; where it would round 16 bits to 8 (PNG and TIFF in colour), libvips does.
 """
 
+import ctypes
 import io
 import logging
 import os
@@ -26,7 +27,8 @@ log = logging.getLogger("impasto")
 
 # Pillow and libvips remark on large files, cut metadata and odd palettes: what matters is refused
 warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("pyvips").setLevel(logging.CRITICAL)
+for library in ("PIL", "pyvips"):
+    logging.getLogger(library).setLevel(logging.CRITICAL)
 
 LEVELS = {"uint8": 255, "uint16": 65535, "float32": 1}
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM")
@@ -359,6 +361,10 @@ def _formats() -> list[str]:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+    with suppress(AttributeError, OSError):  # as where libtiff is no library of its own
+        libtiff = ctypes.CDLL(Image.core.__file__)  # and what it is linked with
+        libtiff.TIFFSetErrorHandler(None)  # which would print: what matters is raised, too
+        libtiff.TIFFSetWarningHandler(None)
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
