@@ -10,6 +10,7 @@ import struct
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -166,11 +167,15 @@ def _strays(place: Path, room: Path) -> set[Path]:
 def _paint(room: Path, path: Path, random: Random) -> list[Path]:
     """Stylized alone or as a folder, and read as for training; what was written must be a picture."""
     job = Job(suffix=random.choice(SUFFIXES), megapixels=MEGAPIXELS, device="cpu", precision="float32")
+    with suppress(UserError):  # Pillow may refuse what libvips reads
+        read_image(path, 16)
     source = str(path.parent if random.random() < 0.15 else path)
     run(job, [room / "net.safetensors"], source, f"{room / 'out'}/")
     (written,) = (file for file in (room / "out").iterdir() if file.name != REPORT)
-    read_picture(written)
-    read_image(path, 16)
+    try:
+        read_picture(written)
+    except UserError as error:
+        raise RuntimeError("what was written is no picture") from error
     return [written]
 
 
