@@ -75,7 +75,7 @@ def litter(room):
         (lambda room: spin(), "too slow"),
         (lambda room: fail(), "KeyError in judge"),
         (lambda room: warn(), "UserWarning shown"),
-        (lambda room: write(), "text on stderr or stdout"),
+        (lambda room: write(), "text on stderr"),
         (litter, "stray file"),
         (lambda room: b"x" * (100 << 20), "memory"),
     ],

@@ -43,7 +43,8 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
                 f"{count} frames of {width}×{height} px are more than max_megapixels={megapixels:g}: "
                 "allow more if you trust the file"
             )
-        frames, durations = [], []
+        frames: list[Picture] = []
+        durations: list[int] = []
         for frame in ImageSequence.Iterator(image):
             if frame.size != (width, height):  # a damaged GIF's grow
                 raise ValueError(f"frame {len(frames)} is larger than the first")

@@ -348,8 +348,8 @@ def _kept_exif(image: Image.Image) -> bytes:
             return b""
         if len(kept.tobytes()) > EXIF_BYTES:
             kept.get_ifd(0x8769).pop(MAKER_NOTE, None)
-        content = kept.tobytes()
-        return content if len(content) <= EXIF_BYTES else b""
+        packed = kept.tobytes()
+        return packed if len(packed) <= EXIF_BYTES else b""
     except Exception:  # damaged metadata, for which Pillow has no one error: the picture does without
         return b""
 

@@ -19,7 +19,7 @@ def mutated(content: bytes, other: bytes, random: Random) -> bytes:
     for _ in range(random.choice((1, 1, 1, 2, 2, 4))):
         if damaged.startswith(PNG) and random.random() < 0.4:
             _png_chunks(damaged, random)
-        elif damaged[:4] in (b"II*\0", b"MM\0*") and random.random() < 0.4:
+        elif damaged.startswith((b"II*\0", b"MM\0*")) and random.random() < 0.4:
             _tiff_entry(damaged, random)
         elif other and random.random() < 0.1:
             _splice(damaged, other, random)
@@ -42,7 +42,7 @@ def extreme(content: bytearray, random: Random) -> None:
     number = random.choice(EXTREMES)
     size, order = random.choice((1, 2, 2, 4, 4, 4, 8)), random.choice(("big", "little"))
     start = _place(content, random)
-    content[start : start + size] = (number % 256**size).to_bytes(size, order)  # type: ignore[arg-type]
+    content[start : start + size] = (number % 256**size).to_bytes(size, order)
 
 
 def truncate(content: bytearray, random: Random) -> None:

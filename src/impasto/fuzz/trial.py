@@ -103,8 +103,8 @@ def work(connection: Connection, indices: Sequence[int], seed: int, place: Path,
     save_network(room / "net.safetensors", TransformerNet(bases.WIDTH, bases.DEPTH), {"style": {"name": "fuzz"}})
     (room / "photo.png").write_bytes(files["rgb.png"])
     noise = os.open(place / "noise", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    os.dup2(noise, 1)
     os.dup2(noise, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where a folder's progress goes
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE, resource.RLIM_INFINITY))
     for index in indices:
@@ -145,7 +145,7 @@ def judge(index: int, room: Path, path: Path, megabytes: int) -> Outcome:
     if warned:
         return said(f"{warned[0].category.__name__} shown", str(warned[0]))
     if os.fstat(2).st_size > quiet:
-        return said("text on stderr or stdout", os.pread(2, 4000, quiet).decode(errors="replace"))
+        return said("text on stderr", os.pread(2, 4000, quiet).decode(errors="replace"))
     if len(line.splitlines()) > 1 or len(line) > LONGEST:
         return said("more than one line", line[:4000])
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) >> 10  # MiB, on Linux
