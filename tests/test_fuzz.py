@@ -96,5 +96,5 @@ def test_every_kind_of_finding_is_told_of_its_input(sound, tmp_path, monkeypatch
     for outcome in hunt.outcomes(range(3), 0, tmp_path / "place", sound, Limits(seconds=1, megabytes=50)):
         seen.append(outcome.verdict)
         if not outcome.sound:
-            assert (tmp_path / "place" / "finding").read_bytes() == b"second"
+            assert (tmp_path / "place" / "found" / "1").read_bytes() == b"second"
     assert seen == ["read", verdict, "read"]

@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Event
 
-from impasto.fuzz.trial import Limits, Outcome, prepare, work
+from impasto.fuzz.trial import FOUND, Limits, Outcome, prepare, work
 
 PATIENCE = 120  # times the allowed processor time that may pass on the clock: the machine may be busy
 
@@ -40,7 +40,7 @@ def hunt(first: int, count: int, seed: int, output: Path, workers: int, limits: 
                 verdicts[Path(outcome.name).suffix, outcome.verdict] += 1
                 if not outcome.sound:
                     name = f"{seed}-{outcome.index}-{outcome.name}"
-                    (place / "finding").replace(output / name)
+                    (place / FOUND / str(outcome.index)).replace(output / name)
                     (output / f"{name}.txt").write_text(f"{outcome.verdict}\n{outcome.detail}\n")
                 if stop.is_set():
                     return
@@ -54,7 +54,7 @@ def hunt(first: int, count: int, seed: int, output: Path, workers: int, limits: 
 
 
 def outcomes(indices: range, seed: int, place: Path, sound: Path, limits: Limits) -> Iterator[Outcome]:
-    """What came of each input, by one worker and another after each that ends; a finding's file is at `finding`."""
+    """What came of each input, by one worker and another after each that ends; a finding is in `FOUND`."""
     while indices:
         here, there = CONTEXT.Pipe(duplex=False)
         process = CONTEXT.Process(target=work, args=(there, indices, seed, place, sound, limits), daemon=True)
@@ -76,7 +76,7 @@ def outcomes(indices: range, seed: int, place: Path, sound: Path, limits: Limits
             process.join()
         if begun is not None:
             how = {-signal.SIGXCPU: "too slow", -signal.SIGKILL: "hangs"}.get(process.exitcode or 0, "crash")
-            (place / "room" / "in" / begun.name).replace(place / "finding")
+            (place / "room" / "in" / begun.name).replace(place / FOUND / str(begun.index))
             indices = indices[1:]
             yield Outcome(begun.index, begun.name, how, f"exit status {process.exitcode}")
         elif indices:

@@ -29,6 +29,7 @@ from impasto.image import read_image
 from impasto.models.transformer_net import TransformerNet
 from impasto.picture import read_picture
 
+FOUND = "found"  # the folder, in a worker's own, of inputs that are findings, each named by its number
 MEGAPIXELS = 0.25
 LONGEST = 1500  # characters of a line that refuses: a name can be long
 SPARE = 2 << 30  # bytes of address space: what asks for more gets a MemoryError
@@ -97,8 +98,9 @@ def work(connection: Connection, indices: Sequence[int], seed: int, place: Path,
     torch.set_num_threads(1)
     logging.getLogger("impasto").setLevel(logging.ERROR)
     files = {path.name: path.read_bytes() for path in sound.iterdir()}
-    shutil.rmtree(place, ignore_errors=True)  # of a worker that ended
     room = place / "room"
+    shutil.rmtree(room, ignore_errors=True)  # of a worker that ended
+    (place / FOUND).mkdir(parents=True, exist_ok=True)
     (room / "in").mkdir(parents=True)
     save_network(room / "net.safetensors", TransformerNet(bases.WIDTH, bases.DEPTH), {"style": {"name": "fuzz"}})
     (room / "photo.png").write_bytes(files["rgb.png"])
@@ -121,7 +123,7 @@ def work(connection: Connection, indices: Sequence[int], seed: int, place: Path,
         else:
             for file in _strays(place, room) - {path}:
                 file.unlink()
-            path.replace(place / "finding")
+            path.replace(place / FOUND / str(index))
         shutil.rmtree(room / "out", ignore_errors=True)
         connection.send(outcome)
 
@@ -160,8 +162,8 @@ def judge(index: int, room: Path, path: Path, megabytes: int) -> Outcome:
 
 def _strays(place: Path, room: Path) -> set[Path]:
     """Files that were not there before an input."""
-    known = {place / "noise", place / "finding", room / "net.safetensors", room / "photo.png", room / "out" / REPORT}
-    return {file for file in place.rglob("*") if not file.is_dir()} - known
+    known = {place / "noise", room / "net.safetensors", room / "photo.png", room / "out" / REPORT}
+    return {file for file in place.rglob("*") if not file.is_dir() and file.parent != place / FOUND} - known
 
 
 def _paint(room: Path, path: Path, random: Random) -> list[Path]:
