@@ -68,6 +68,7 @@ def litter(room):
     (room / ".left").write_text("x")
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     ("deed", "verdict"),
     [

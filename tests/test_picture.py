@@ -252,3 +252,12 @@ def test_pillows_remarks_are_not_shown(run, tmp_path):
     (tmp_path / "read.py").write_text(code)
     result = run(tmp_path / "read.py")
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_floats_that_are_no_numbers_are_black(tmp_path):
+    levels = np.array([[0.5, 1.0, np.inf, -np.inf, np.nan]], np.float32)
+    levels.view(np.uint32)[0, 4] = 0x7FA00000  # a NaN that signals
+    Image.fromarray(levels[:, [0, 1, 3, 4]]).save(tmp_path / "a.tif")
+    assert read_picture(tmp_path / "a.tif").pixels[0, :, 0].tolist() == [32768, 65535, 0, 0]
+    Image.fromarray(levels).save(tmp_path / "a.tif")
+    assert read_picture(tmp_path / "a.tif").pixels[0, 2, 0] == 65535

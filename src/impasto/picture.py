@@ -294,10 +294,11 @@ def _is_srgb(profile: bytes) -> bool:
 
 def _deep_grey(image: Image.Image) -> np.ndarray:
     """16 bits of grey, and 32, which files use for 16 (values are clipped)."""
-    levels = np.asarray(image, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # which NaN may be
+        levels = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 65535)
     if image.mode == "F" and levels.max(initial=0) <= 1:
         levels = levels * 65535
-    return np.nan_to_num(levels).clip(0, 65535).round().astype(np.uint16)
+    return levels.round().astype(np.uint16)
 
 
 def _read_deep(source: str | os.PathLike[str] | IO[bytes], loader: str, exif: bytes, megapixels: float) -> Picture:
