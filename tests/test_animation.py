@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from impasto.animation import read_animation, write_animation
+from impasto.animation import Animation, read_animation, write_animation
 from impasto.errors import UserError
 from impasto.picture import Picture
 
@@ -40,3 +40,27 @@ def test_all_frames_count_against_the_limit(tmp_path):
     film(tmp_path / "film.gif")
     with pytest.raises(UserError, match=r"3 frames of 24×18 px are more than max_megapixels=0.001"):
         read_animation(tmp_path / "film.gif", 0.001)
+
+
+def test_timing_fits_every_format(tmp_path):
+    """A second of WebP's can be 16,777; GIF's and PNG's numbers end at 65,535."""
+    frames = (Picture(np.zeros((4, 4, 3), np.uint8)), Picture(np.full((4, 4, 3), 255, np.uint8)))
+    write_animation(Animation(frames, (65535, 0), 65535), tmp_path / "a.webp", ".webp", 95)
+    content = (tmp_path / "a.webp").read_bytes()
+    place = content.index(b"ANMF") + 8 + 12  # its duration, of 3 bytes
+    (tmp_path / "b.webp").write_bytes(content[:place] + b"\xff\xff\xff" + content[place + 3 :])
+    animation = read_animation(tmp_path / "b.webp")
+    assert animation.durations[0] == 65535
+    for suffix in (".gif", ".png", ".webp"):
+        write_animation(animation, tmp_path / f"c{suffix}", suffix, 95)
+        assert len(read_animation(tmp_path / f"c{suffix}").frames) == 2
+
+
+def test_a_gif_that_grows_is_refused(tmp_path):
+    film(tmp_path / "film.gif")
+    content = bytearray((tmp_path / "film.gif").read_bytes())
+    last = content.rindex(b"\x2c\0\0\0\0\x18\0\x12\0")  # a frame's place and size
+    content[last + 5 : last + 9] = b"\xff\x7f\xff\x7f"
+    (tmp_path / "film.gif").write_bytes(content)
+    with pytest.raises(UserError, match="film.gif'"):
+        read_animation(tmp_path / "film.gif", 1)

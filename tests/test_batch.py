@@ -108,6 +108,81 @@ def test_names_that_would_meet_stay_apart(paint, tmp_path):
     assert {path.name for path in (tmp_path / "plain").glob("*.*g")} == {"a.jpg", "a.png", "b.ppm.png"}
 
 
+def test_links_in_a_loop_end_and_each_folder_is_entered_once(paint, photos, tmp_path):
+    for index in range(3):
+        (photos / "deeper" / f"up{index}").symlink_to(photos)
+        (photos / f"again{index}").symlink_to(photos / "deeper")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    noise_image(9, 9).save(outside / "g.png")
+    (photos / "z").symlink_to(outside)
+    paint(photos, tmp_path / "out")
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")) == [
+        "a.jpg", "b.PNG", "deeper/c.jpeg", "deeper/d.webp", "deeper/still/e.bmp", "f.jpg", REPORT, "z/g.png",
+    ]  # fmt: skip
+
+
+def test_what_would_never_end_is_skipped(paint, photos, tmp_path, caplog):
+    os.mkfifo(photos / "pipe.png")
+    (photos / "zero.png").symlink_to("/dev/zero")
+    (photos / "gone.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match="3 of 9 images failed"):
+        paint(photos, tmp_path / "out")
+    assert caplog.text.count("is a pipe or a device") == 2
+    with pytest.raises(UserError, match="is a pipe or a device"):
+        paint(photos / "pipe.png", tmp_path / "out.png")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are text")
+def test_names_can_be_any_bytes(network_file, tmp_path):
+    (tmp_path / "in").mkdir()
+    names = [b"\xff\xfe.png", b"new\nline.png", b"-o.png", b"\x1b[31m.png", b"a.png", b"A.png", b" .png", b"$(x).png"]
+    for name in names:
+        noise_image(9, 9).save(tmp_path / "in" / os.fsdecode(name))
+    long = [f"{'x' * 250}.png", f"{'y' * 251}.ppm"]  # whose results' names are 254 and 259 bytes long
+    for name in long:
+        noise_image(9, 9).save(tmp_path / "in" / name)
+    (tmp_path / "in" / os.fsdecode(b"bad\xff\n.png")).write_bytes(b"no image")
+
+    def stylize(*words):
+        command = [sys.executable, str(ROOT / "stylize.py"), f"ckpt={network_file}", "device=cpu", *words]
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    result = stylize("input=in", "output=out", "json=true")
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("error: 2 of 11 images failed")
+    assert all(line.startswith(("Style: ", "warning: skipped: ", "Wrote ", "error: ")) for line in lines)
+    assert len(result.stdout.splitlines()) == 11
+    written = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
+    assert written == {*names, long[0].encode(), REPORT.encode()}
+    assert {json.loads(line)["input"] for line in result.stdout.splitlines()} == {
+        os.path.join("in", name) for name in os.listdir(tmp_path / "in")
+    }
+    again = stylize("input=in", "output=out")
+    assert "9 were there already" in again.stdout
+
+
+def test_a_picture_that_its_format_cannot_hold_does_not_end_a_folder(paint, tmp_path, caplog):
+    (tmp_path / "in").mkdir()
+    Image.new("L", (66000, 1)).save(tmp_path / "in" / "a.png")  # JPEG's sides end at 65535
+    noise_image(9, 9).save(tmp_path / "in" / "b.png")
+    with pytest.raises(UserError, match="1 of 2 images failed"):
+        paint(tmp_path / "in", tmp_path / "out", suffix=".jpg")
+    assert "a.png': this picture cannot be written as .jpg: " in caplog.text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.jpg", REPORT}
+
+
+def test_a_checkpoints_name_leads_nowhere_else(paint, tmp_path, small_net):
+    noise_image(9, 9).save(tmp_path / "photo.png")
+    hostile = tmp_path / "hostile.safetensors"
+    save_network(hostile, small_net, {"style": {"name": "/../../up\n"}})
+    before = set(tmp_path.rglob("*"))
+    paint(tmp_path / "photo.png", networks=[hostile])
+    assert {path.name for path in set(tmp_path.rglob("*")) - before} == {"photo__.._.._up_.png"}
+
+
 def test_default_names_lie_beside_the_input(tmp_path):
     assert default_output(tmp_path / "a b.heic", "night") == tmp_path / "a b_night.png"
     assert default_output(tmp_path / "a.JPG", "night") == tmp_path / "a_night.JPG"

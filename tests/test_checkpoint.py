@@ -1,5 +1,6 @@
 import json
 import struct
+import zipfile
 
 import pytest
 import torch
@@ -31,6 +32,9 @@ def header(**impasto) -> dict[str, str]:
     return {"impasto": json.dumps({"format": 1, **impasto})}
 
 
+WIDTHS = (0, -1, 2.5, "4", None, [4], 2**63, 10**30, float("nan"))
+
+
 def test_other_files_are_refused(tmp_path, small_net):
     tensors = small_net.state_dict()
     architecture = {"name": "TransformerNet", "width": 4, "depth": 1}
@@ -46,6 +50,20 @@ def test_other_files_are_refused(tmp_path, small_net):
     save_file(tensors, tmp_path / "huge.safetensors", header(architecture={**architecture, "width": 10**6}))
     save_file(tensors, tmp_path / "odd.safetensors", header(architecture={**architecture, "target": "os.system"}))
     save_file({"x": torch.zeros(1)}, tmp_path / "empty.safetensors", header(architecture=architecture))
+    save_file(tensors, tmp_path / "deep.safetensors", header(architecture={**architecture, "depth": 10**9}))
+    save_file(tensors, tmp_path / "nested.safetensors", {"impasto": "[" * 10**5})
+    save_file(tensors, tmp_path / "long.safetensors", header(architecture={**architecture, "x" * 10**6: 1}))
+    for name, bias in {
+        "whole": torch.ones(3, dtype=torch.int32),
+        "complex": torch.ones(3, dtype=torch.complex64),
+        "nan": torch.full((3,), torch.nan),
+    }.items():
+        changed = {**tensors, "decoder.2.bias": bias}
+        save_file(changed, tmp_path / f"{name}.safetensors", header(architecture=architecture))
+    for index, width in enumerate(WIDTHS):
+        save_file(
+            tensors, tmp_path / f"width{index}.safetensors", header(architecture={**architecture, "width": width})
+        )
     for name, message in {
         "text.safetensors": "no Impasto checkpoint",
         "hostile.safetensors": "no Impasto checkpoint",
@@ -58,12 +76,20 @@ def test_other_files_are_refused(tmp_path, small_net):
         "huge.safetensors": "do not fit its architecture",
         "odd.safetensors": "do not fit its architecture",
         "empty.safetensors": "do not fit its architecture",
+        "deep.safetensors": "do not fit its architecture",
+        "nested.safetensors": "no Impasto checkpoint",
+        "whole.safetensors": "its 'decoder.2.bias' is no tensor of weights",
+        "complex.safetensors": "its 'decoder.2.bias' is no tensor of weights",
+        "nan.safetensors": "not finite: decoder.2.bias",
+        "long.safetensors": "do not fit its architecture",
+        **{f"width{index}.safetensors": "do not fit its architecture" for index in range(len(WIDTHS))},
         "missing.safetensors": "there is no checkpoint",
     }.items():
         with pytest.raises(UserError, match=message) as error:
             load_network(tmp_path / name)
         assert name in str(error.value)
         assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 800
 
 
 class Malicious:
@@ -75,7 +101,21 @@ def test_training_checkpoints_are_read_without_executing_them(tmp_path, capsys):
     torch.save({"impasto": Malicious(), "state_dict": {}}, tmp_path / "evil.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "foreign.ckpt").read_bytes()[:100])
-    for name in ("evil.ckpt", "foreign.ckpt", "cut.ckpt", "missing.ckpt"):
+    state = {"net.a": torch.ones(1).expand(10**12)}  # one number, repeated for ever
+    record = {"images_seen": 1, "architecture": {}}
+    torch.save({"impasto": record, "state_dict": state, "global_step": 1}, tmp_path / "large.ckpt")
+    torch.save({"impasto": record, "state_dict": {3: 4}, "global_step": 1}, tmp_path / "odd.ckpt")
+    torch.save({"impasto": record, "global_step": 1}, tmp_path / "less.ckpt")
+    torch.save({"impasto": record, "state_dict": {}, "global_step": {}}, tmp_path / "step.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "foreign.ckpt") as sound,
+        zipfile.ZipFile(tmp_path / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in sound.namelist():
+            bomb.writestr(name, sound.read(name))
+        bomb.writestr("foreign/data/0", bytes(10**8))
+    names = ("evil", "foreign", "cut", "missing", "large", "odd", "less", "step", "bomb")
+    for name in (f"{name}.ckpt" for name in names):
         with pytest.raises(UserError, match=name):
             load_training_checkpoint(tmp_path / name)
     assert "executed" not in capsys.readouterr().out

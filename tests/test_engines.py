@@ -4,8 +4,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from impasto import export
+from impasto import Stylizer, export
 from impasto.engines import compiled, load_engine
 from impasto.engines.compiled import CompiledEngine, read_record
 from impasto.engines.eager import EagerEngine
@@ -98,6 +99,51 @@ def test_damaged_and_foreign_files_are_named(package, graph, tmp_path):
         load_engine(graph[1], precision="float32")
     with pytest.raises(UserError, match="runs on .*CPUExecutionProvider"):
         load_engine(graph[1], "mps")
+
+
+def foreign_graph(path, operator="Relu", ends=("content", "stylized"), **attributes):
+    """A graph of one operator, with our record."""
+    onnx = pytest.importorskip("onnx")
+    infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ends]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(operator, ends[:1], ends[1:], **attributes)], "graph", infos[:1], infos[1:]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.helper.set_model_props(model, {"impasto": "{}"})
+    onnx.save(model, path)
+    return path
+
+
+def test_hostile_graphs_are_refused_in_one_line(tmp_path):
+    image = noise_image(20, 16)
+    with pytest.raises(UserError, match="not one that Impasto exported"):
+        load_engine(foreign_graph(tmp_path / "names.onnx", ends=("a", "b")), "cpu")
+    for operator, attributes, message in (
+        ("ReduceSum", {}, "gives no picture"),
+        ("Log", {}, "gives no picture"),  # -inf
+        ("LpPool", {"kernel_shape": [999, 999]}, "the ONNX graph fails: |gives no picture"),
+    ):
+        stylizer = Stylizer.load(str(foreign_graph(tmp_path / f"{operator}.onnx", operator, **attributes)), "cpu")
+        with pytest.raises(UserError, match=message) as error:
+            stylizer(Image.new("RGB", image.size))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "record", [{"target": 3}, {"target": {}}, {"target": {"device": "cpu"}, "instructions": 3}, []]
+)
+def test_records_of_packages_are_checked(tmp_path, record):
+    with zipfile.ZipFile(tmp_path / "a.pt2", "w") as archive:
+        archive.writestr("a_metadata.json", json.dumps({"impasto": json.dumps(record)}))
+    with pytest.raises(UserError, match="package, "):
+        load_engine(tmp_path / "a.pt2")
+
+
+def test_a_package_that_would_unpack_to_gigabytes_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a_metadata.json", b"[" * (64 << 20))
+    with pytest.raises(UserError, match="no compiled package, or a damaged one"):
+        load_engine(tmp_path / "a.pt2")
 
 
 def test_without_a_compiler_pt2_is_refused_in_one_line(tmp_path, monkeypatch, small_net):

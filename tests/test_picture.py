@@ -212,3 +212,52 @@ def test_srgb_is_not_converted():
     image = noise_image(9, 9)
     image.info["icc_profile"] = SRGB
     assert np.abs(from_pil(image).pixels.astype(int) - np.asarray(image)).max() <= 1
+
+
+def test_exif_that_no_segment_holds_goes_without_the_makers_note(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    exif.get_ifd(0x8769).update({0x9003: "2024:05:06 07:08:09", 0x927C: bytes(70_000)})
+    noise_image(9, 9).save(tmp_path / "a.png", exif=exif)
+    write_picture(read_picture(tmp_path / "a.png"), tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.getexif()[0x010F] == "Camera"
+        assert image.getexif().get_ifd(0x8769)[0x9003] == "2024:05:06 07:08:09"
+    exif[0x010E] = "long" * 20_000
+    noise_image(9, 9).save(tmp_path / "a.png", exif=exif)
+    assert read_picture(tmp_path / "a.png").exif == b""
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ZeroDivisionError(), RecursionError("deep\nand deeper"), MemoryError()]
+)
+def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, error):
+    def failing(*_, **__):
+        raise error
+
+    noise_image(9, 9).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", failing)
+    with pytest.raises(UserError, match=r"a.png' cannot be read: \S+") as raised:
+        read_picture(tmp_path / "a.png")
+    assert "\n" not in str(raised.value)
+
+
+def test_pillows_remarks_are_not_shown(run, tmp_path):
+    """Metadata that ends too early, of which Pillow warns: a picture all the same."""
+    photo_with_exif(tmp_path / "photo.jpg")
+    content = (tmp_path / "photo.jpg").read_bytes()
+    start = content.index(b"Exif\0\0") + 6
+    (tmp_path / "photo.jpg").write_bytes(content[: start + 8] + b"\xff\x7f" + content[start + 10 :])
+    code = f"from impasto.picture import read_picture; read_picture({str(tmp_path / 'photo.jpg')!r})"
+    (tmp_path / "read.py").write_text(code)
+    result = run(tmp_path / "read.py")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_floats_that_are_no_numbers_are_black(tmp_path):
+    levels = np.array([[0.5, 1.0, np.inf, -np.inf, np.nan]], np.float32)
+    levels.view(np.uint32)[0, 4] = 0x7FA00000  # a NaN that signals
+    Image.fromarray(levels[:, [0, 1, 3, 4]]).save(tmp_path / "a.tif")
+    assert read_picture(tmp_path / "a.tif").pixels[0, :, 0].tolist() == [32768, 65535, 0, 0]
+    Image.fromarray(levels).save(tmp_path / "a.tif")
+    assert read_picture(tmp_path / "a.tif").pixels[0, 2, 0] == 65535

@@ -10,7 +10,7 @@ from impasto.commands.train_gallery import SHIPPED
 from impasto.errors import UserError
 from impasto.image import read_image
 from impasto.losses.functional import gram_matrix
-from impasto.styles import find_checkpoint, find_checkpoints
+from impasto.styles import find_checkpoint, find_checkpoints, style_name
 from impasto.tensors import to_tensor
 
 
@@ -64,3 +64,30 @@ def test_a_shipped_style_paints_and_says_what_it_is(name, vgg):
     assert {"checkerboard", "holes", "shift", "odd sizes"} <= passed  # the README's table says where others fail
     assert f"# {metadata['style']['title']}" in path.with_suffix(".md").read_text()
     assert (STYLES / f"{name}_sheet.jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("café noir-2.1", "café noir-2.1"),
+        ("夜", "夜"),
+        ("../../etc/passwd", "_.._etc_passwd"),
+        ("/absolute", "_absolute"),
+        ("a\\b:c\n\0\u2028d", "a_b_c_d"),
+        ("-rf", "rf"),
+        (".hidden", "hidden"),
+        ("[red]", "_red_"),
+        ("x" * 10**6, "x" * 60),
+        ("", "stylized"),
+        ("..", "stylized"),
+        (3, "stylized"),
+        (None, "stylized"),
+    ],
+)
+def test_a_records_name_is_safe_in_file_names(name, safe):
+    assert style_name({"style": {"name": name}}) == safe
+
+
+def test_a_record_need_not_have_a_style():
+    for record in ({}, {"style": None}, {"style": ["name"]}, {"style": "name"}):
+        assert style_name(record, "other") == "other"

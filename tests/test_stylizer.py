@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from impasto import Stylizer
 from impasto.controls import Controls
+from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
 from impasto.hardware import choose_device
 from impasto.image import read_image
@@ -186,3 +187,10 @@ def test_inference_runs_without_training_packages(run, network_file, photos, tmp
     )
     assert result.returncode == 0, result.stderr
     assert read_image(output).size == (80, 72)
+
+
+def test_weights_that_give_no_picture_are_told_of(small_net):
+    with torch.no_grad():
+        small_net.decoder[2].bias.fill_(torch.nan)
+    with pytest.raises(UserError, match="gives no picture"):
+        Stylizer(EagerEngine(small_net, device="cpu", precision="float32"))(noise_image(20, 16))

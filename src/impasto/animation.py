@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 
 from impasto.errors import UserError
 from impasto.files import whole_file
-from impasto.picture import MEGAPIXELS, SRGB, Picture, from_pil, image_errors, open_image
+from impasto.picture import MEGAPIXELS, SRGB, Picture, encoding_errors, from_pil, image_errors, open_image
 
 ANIMATED = frozenset({".gif", ".webp", ".png"})
 
@@ -33,19 +33,24 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
     `megapixels` limits all frames together: an animation can hold a million of them in little space.
     """
     with image_errors(source), open_image(source, megapixels) as image:
+        if image.format not in ("GIF", "WEBP", "PNG"):  # pages of a TIFF and pairs of photos are no film
+            return None
         count, (width, height) = getattr(image, "n_frames", 1), image.size
-        if count == 1 or image.format not in ("GIF", "WEBP", "PNG"):  # pages of a TIFF and pairs of photos are no film
+        if count == 1:
             return None
         if count * width * height > megapixels * 1e6:
             raise UserError(
                 f"{count} frames of {width}×{height} px are more than max_megapixels={megapixels:g}: "
                 "allow more if you trust the file"
             )
-        frames, durations = [], []
+        frames: list[Picture] = []
+        durations: list[int] = []
         for frame in ImageSequence.Iterator(image):
+            if frame.size != (width, height):  # a damaged GIF's grow
+                raise ValueError(f"frame {len(frames)} is larger than the first")
             frames.append(from_pil(frame.copy()))
-            durations.append(round(float(frame.info.get("duration", 100) or 0)))  # known once decoded
-        return Animation(tuple(frames), tuple(durations), int(image.info.get("loop", 0) or 0))
+            durations.append(_counted(frame.info.get("duration", 100)))  # known once decoded
+        return Animation(tuple(frames), tuple(durations), _counted(image.info.get("loop", 0)))
 
 
 def write_animation(
@@ -58,12 +63,18 @@ def write_animation(
         return
     first, *others = (frame.to_pil() for frame in animation.frames)
     options: dict[str, Any] = {"icc_profile": SRGB, "quality": quality} if suffix == ".webp" else {}
-    first.save(
-        target,
-        format=Image.registered_extensions()[suffix],
-        save_all=True,
-        append_images=others,
-        duration=list(animation.durations),
-        loop=animation.loop,
-        **options,
-    )
+    with encoding_errors(suffix):
+        first.save(
+            target,
+            format=Image.registered_extensions()[suffix],
+            save_all=True,
+            append_images=others,
+            duration=list(animation.durations),
+            loop=animation.loop,
+            **options,
+        )
+
+
+def _counted(value: Any) -> int:
+    """Milliseconds or repetitions, of which a file can say anything, as all formats hold them."""
+    return min(max(round(float(value or 0)), 0), 65535)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +18,15 @@ from rich.text import Text
 
 from impasto.animation import ANIMATED, Animation, read_animation, write_animation
 from impasto.controls import Controls
-from impasto.errors import UserError
+from impasto.errors import PictureError, UserError
 from impasto.image import WRITABLE, check_writable, find_images
-from impasto.picture import Picture, read_picture, write_picture
+from impasto.picture import Picture, check_file, read_picture, write_picture
 from impasto.stylizer import Stylizer, masked
 
 log = logging.getLogger("impasto")
 
 REPORT = "report.jsonl"
+NAME_BYTES = 255  # of a file, on all common file systems
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _one(job: Job, look: Look, source: str, output: str | None, as_json: bool) -
         target.flush()
     if as_json and output != "-":
         seconds = round(time.perf_counter() - begun, 3)
-        print(json.dumps({"input": source, "output": str(target), "status": "done", "seconds": seconds}), flush=True)
+        print(_json({"input": source, "output": str(target), "status": "done", "seconds": seconds}), flush=True)
 
 
 def _read(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | Animation:
@@ -206,7 +208,7 @@ def _folder(job: Job, look: Look, folder: Path, output: str | None, as_json: boo
         bar = progress.add_task("", total=len(sources))
         for record in _painted(job, look, sources, targets, before):
             counts[record["status"]] += 1
-            line = json.dumps({**record, "key": look.key}, ensure_ascii=False)
+            line = _json({**record, "key": look.key})
             if record["status"] != "skipped":
                 report.write(line + "\n")
                 report.flush()
@@ -228,7 +230,11 @@ def _painted(
 
     def read(source: Path, target: Path) -> tuple[str, Picture | Animation | UserError | None]:
         try:
-            digest = hashlib.sha256(source.read_bytes()).hexdigest()
+            check_file(source)
+            if len(os.fsencode(target.name)) > NAME_BYTES:
+                return "", UserError(f"{str(source)!r} has too long a name for its result's")
+            with source.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
             if target.is_file() and before.get(str(target)) == digest:
                 return digest, None
             return digest, _read(job, source, target.suffix.lower())
@@ -259,8 +265,7 @@ def _painted(
                     except UserError as error:
                         record |= {"status": "failed", "error": str(error)}
                 if behind is not None:
-                    behind[0].result()  # what cannot be written ends it: the next image would fare no better
-                    yield behind[1]
+                    yield _written(*behind)
                     behind = None
                 if painted is None:
                     yield record
@@ -268,10 +273,23 @@ def _painted(
                     record["seconds"] = round(time.perf_counter() - begun, 3)
                     behind = writer.submit(_write, job, painted, target, target.suffix.lower()), record
             if behind is not None:
-                behind[0].result()
-                yield behind[1]
+                yield _written(*behind)
         finally:
             ahead.cancel()
+
+
+def _written(writing: Future[None], record: dict[str, Any]) -> dict[str, Any]:
+    """The record of an image, once it is written; a full disk ends it all: the next image would fare no better."""
+    try:
+        writing.result()
+    except PictureError as error:
+        return record | {"status": "failed", "error": f"{record['input']!r}: {error}"}
+    return record
+
+
+def _json(record: dict[str, Any]) -> str:
+    """A line of a report; bytes in names that are no UTF-8 become JSON's escapes."""
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def _targets(sources: Sequence[Path], folder: Path, place: Path, suffix: str | None) -> list[Path]:

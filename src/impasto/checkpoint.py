@@ -6,16 +6,18 @@ Nothing in a file is ever executed: tensors and JSON only.
 
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from impasto.errors import UserError
+from impasto.archive import check_weights, load_archive
+from impasto.errors import UserError, one_line
 from impasto.files import whole_file
 from impasto.models.transformer_net import TransformerNet
 
@@ -34,7 +36,7 @@ def save_network(path: str | os.PathLike[str], net: TransformerNet, metadata: Ma
 def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str, Any]]:
     """Read an inference file: the network in evaluation mode, on the CPU, and the metadata.
 
-    Raises `UserError` for a missing or damaged file, another kind of file or another architecture.
+    Raises `UserError` for a missing or damaged file, another kind of file or architecture, weights that are not finite.
     """
     shown = repr(os.fspath(path))
     if not Path(path).is_file():
@@ -45,11 +47,11 @@ def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("impasto", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{shown} is no Impasto checkpoint, or a damaged one: {reason}") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    except Exception as error:  # of safetensors, torch, JSON: no common base
+        raise UserError(f"{shown} is no Impasto checkpoint, or a damaged one: {one_line(error)}") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("style", {}), dict):
         raise UserError(f"{shown} is a safetensors file, but not one that Impasto (format {FORMAT}) wrote")
+    check_weights(tensors, path)
     return build_network(header.get("architecture"), tensors, shown), header
 
 
@@ -58,31 +60,43 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Read with `weights_only=True`: nothing in it is executed. Raises `UserError` for any other file.
     """
-    shown = repr(os.fspath(path))
-    if not Path(path).is_file():
-        raise UserError(f"there is no checkpoint {shown}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling and zip errors have no common base
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{shown} is no training checkpoint, or a damaged one: {reason}") from None
-    record = checkpoint.get("impasto") if isinstance(checkpoint, dict) else None
-    if not isinstance(record, dict) or "images_seen" not in record:
+    shown, checkpoint = repr(os.fspath(path)), load_archive(path)
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    record, state, step = (content.get(key) for key in ("impasto", "state_dict", "global_step"))
+    if (
+        not (isinstance(record, dict) and isinstance(state, dict) and isinstance(step, int))
+        or not record.keys() >= {"images_seen", "architecture"}
+        or not isinstance(record.get("style", {}), dict)
+        or not all(isinstance(name, str) for name in (*record, *state))
+    ):
         raise UserError(f"{shown} is a checkpoint, but not one that Impasto's training wrote")
-    weights = {name.removeprefix("net."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    return {**record, "step": checkpoint["global_step"], "net": weights}
+    check_weights(state, path)
+    return {**record, "step": step, "net": {name.removeprefix("net."): tensor for name, tensor in state.items()}}
 
 
 def build_network(architecture: Any, tensors: Mapping[str, Tensor], shown: str) -> TransformerNet:
-    """The network that an architecture record describes, with the weights given."""
+    """The network that an architecture record describes, with copies of the weights given.
+
+    Raises `UserError` for another architecture, weights that do not fit, and weights that are not finite.
+    """
     arguments = dict(architecture) if isinstance(architecture, dict) else {}
+    told = reprlib.repr(architecture)  # which is of moderate length, whatever a hostile one is
     if arguments.pop("name", None) != TransformerNet.__name__:
-        raise UserError(f"{shown} holds another architecture, {architecture!r}, not {TransformerNet.__name__}")
+        raise UserError(f"{shown} holds another architecture, {told}, not {TransformerNet.__name__}")
+    depth = arguments.get("depth", 0)
     try:
+        if isinstance(depth, int) and depth > len(tensors):  # blocks by the million would be built for ever
+            raise ValueError(f"{depth} blocks of {len(tensors)} tensors")
         with torch.device("meta"):  # a hostile record costs no memory: shapes are compared before any is used
             net = TransformerNet(**arguments)
-        net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the weights in {shown} do not fit its architecture {architecture!r}: {reason}") from None
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"the weights in {shown} do not fit its architecture {told}: {one_line(error)}") from None
+    shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in tensors.items()}
+    if wrong := sorted(name for name in {**shapes, **given} if shapes.get(name) != given.get(name)):
+        raise UserError(f"the weights in {shown} do not fit its architecture {told}: see {wrong[0][:80]!r}")
+    # copies, as the file is mapped to memory and may change
+    net.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True)
+    if broken := [name for name, tensor in net.state_dict().items() if not tensor.isfinite().all()]:
+        raise UserError(f"the weights in {shown} are not finite: {broken[0]}")
     return net.eval().requires_grad_(False)

@@ -1,5 +1,6 @@
 """What the entry points share: `key=value` words, help, one-line errors, log lines."""
 
+import io
 import logging
 import os
 import re
@@ -19,6 +20,8 @@ def run(command: Callable[[list[str]], None], usage: str) -> None:
 
     A mistake of the user's becomes one line on stderr and exit status 1; Ctrl-C exits with 130.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8; stderr does so by itself
     log_to(sys.stdout)
     keep_freed_memory()
     words = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend."""
+"""Mistakes that the user can mend, and how they are told."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,13 @@ class UserError(ValueError):
 
     Commands print it as `error: …` and exit with status 1; every other exception is a bug of ours.
     """
+
+
+class PictureError(UserError):
+    """One picture cannot be written as asked for, which says nothing of the next: a folder goes on."""
+
+
+def one_line(said: object) -> str:
+    """What a library's error or a hostile file says, of moderate length."""
+    text = " ".join(str(said).split())
+    return (text if len(text) <= 300 else f"{text[:299]}…") or type(said).__name__

@@ -1,7 +1,7 @@
 """Images in and out. The convention everywhere: RGB, float32, [0, 1], shape (batch, 3, height, width)."""
 
 import os
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,6 @@ from impasto.picture import from_pil, image_errors, open_image
 
 WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
 SUFFIXES = WRITABLE | {".ppm", ".pgm", ".heic", ".heif"}
-
-# Pillow warns from 89 megapixels on and refuses from 179: the refusal is enough
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_image(path: str | os.PathLike[str], short_side: int | None = None) -> Image.Image:
@@ -76,17 +73,30 @@ def read_images(source: str | os.PathLike[str], long_side: int) -> list[Image.Im
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """All image files under a folder, at any depth, sorted; hidden files and folders are left out.
 
+    Links are followed, into each folder once.
     Raises `UserError` if there is no such folder or no image in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {str(folder)!r}")
-    found = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
     images = sorted(
         path
-        for path in found
+        for path in _files(folder)
         if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not images:
         raise UserError(f"there are no images in {str(folder)!r} (looked for {', '.join(sorted(SUFFIXES))})")
     return images
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files at any depth; a folder that links lead to again, as in a loop, is not entered again."""
+    entered = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        place = os.stat(root)
+        if (place.st_dev, place.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((place.st_dev, place.st_ino))
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(root, name)), name))  # what is really here first
+        yield from (Path(root, name) for name in names)

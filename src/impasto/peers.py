@@ -11,8 +11,6 @@ Source: https://github.com/pytorch/examples/tree/main/fast_neural_style (names, 
 
 import os
 import re
-import warnings
-import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from impasto.archive import check_weights, load_archive
 from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
 
 PEER_SUFFIXES = (".pth", ".pt", ".model")
 ORIGIN = "pytorch/examples fast_neural_style"
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # statistics that instance norm once saved and never used
 UNUSED = re.compile(r"in\d+\.(running_mean|running_var|num_batches_tracked)$")
@@ -38,8 +36,6 @@ def load_peer_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dic
     another architecture, and weights that are not finite.
     """
     shown = repr(os.fspath(path))
-    if not Path(path).is_file():
-        raise UserError(f"there is no checkpoint {shown}")
     weights = _read_weights(Path(path), shown)
     depth = len({name.split(".")[0] for name in weights if re.match(r"res\d+\.", name)})
     names = _names(depth)
@@ -67,26 +63,14 @@ def load_peer_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dic
 
 def _read_weights(path: Path, shown: str) -> dict[str, Tensor]:
     """The tensors of a state dict, bare or wrapped, without the prefix of `DataParallel`."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # on programs, which it then refuses
-            # mapped, an archive cannot unpack to more than it is; files from before torch 1.6 are none
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError as error:
-        raise UserError(f"{shown} cannot be read: {error.strerror or error}") from None
-    except Exception:  # no common base, and torch's texts advise to execute the file
-        raise UserError(f"{shown} is damaged, or holds more than weights: nothing in it is executed") from None
+    content = load_archive(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise UserError(f"{shown} holds a {type(content).__name__}, not the state dict of a network")
     weights = {str(name).removeprefix("module."): value for name, value in content.items()}
     weights = {name: value for name, value in weights.items() if not UNUSED.search(name)}
-    for name, value in weights.items():
-        if not isinstance(value, Tensor) or value.dtype not in DTYPES or value.layout != torch.strided or value.is_meta:
-            raise UserError(f"{shown} is no state dict of a network: its {name[:80]!r} is no tensor of weights")
-    # a tensor can repeat one number for ever, which would take memory only once it is copied
-    if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > path.stat().st_size:
-        raise UserError(f"{shown} claims more weights than it holds")
+    check_weights(weights, path)
     return weights
 
 

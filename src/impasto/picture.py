@@ -3,10 +3,13 @@
 Pillow reads and writes; where it would round 16 bits to 8 (PNG and TIFF in colour), libvips does.
 """
 
+import ctypes
 import io
 import logging
 import os
 import re
+import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,14 +20,20 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from impasto.errors import UserError
+from impasto.errors import PictureError, UserError, one_line
 from impasto.files import whole_file
 
 log = logging.getLogger("impasto")
 
+# Pillow and libvips remark on large files, cut metadata and odd palettes: what matters is refused
+warnings.filterwarnings("ignore", module=r"PIL\.")
+for library in ("PIL", "pyvips"):
+    logging.getLogger(library).setLevel(logging.CRITICAL)
+
 LEVELS = {"uint8": 255, "uint16": 65535, "float32": 1}
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM")
 DEEP = frozenset({".png", ".tif", ".tiff"})  # formats with 16 bits
+DEEP_FORMATS = {"PNG": "pngload", "TIFF": "tiffload"}  # what libvips reads them with
 OPAQUE = frozenset({".jpg", ".jpeg", ".bmp"})  # formats without transparency
 MEGAPIXELS = 178  # that are decoded unless more is allowed; from there on Pillow refuses by itself
 QUALITY = 95
@@ -32,6 +41,8 @@ QUALITY = 95
 # what may be told of the stylized picture, too: not orientation, size, strips, nor the photo's thumbnail
 KEPT_EXIF = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # description, camera, software, date, artist
 SUB_IFDS = (0x8769, 0x8825)  # Exif, GPS
+MAKER_NOTE = 0x927C  # of any length, in the camera's own format
+EXIF_BYTES = 65533  # of a segment of JPEG
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -124,7 +135,7 @@ def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
     """
     with image_errors(source), open_image(source, megapixels) as image:
         if _is_deep(image):
-            return _read_deep(source, _kept_exif(image))
+            return _read_deep(source, DEEP_FORMATS[str(image.format)], _kept_exif(image), megapixels)
         return from_pil(image)
 
 
@@ -134,6 +145,8 @@ def image_errors(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[None]:
     shown = repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else "the stream"
     try:
         yield
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"there is no image {shown}") from None
     except IsADirectoryError:
@@ -144,23 +157,36 @@ def image_errors(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[None]:
         raise UserError(f"{shown} is not an image that can be read{mend}") from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{shown} is too large: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:  # what Pillow's decoders raise
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{shown} cannot be read: {' '.join(str(error).split())}") from None
+    except Exception as error:  # what decoders raise for damaged files has no common base
+        raise UserError(f"{shown} cannot be read: {one_line(error)}") from None
 
 
 def open_image(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> Image.Image:
     """Open an image without decoding it, in one of the formats that we read. Raises `UserError` for too large a one."""
+    if isinstance(source, str | os.PathLike):
+        check_file(source)
     image = Image.open(source, formats=_formats())
-    width, height = image.size
-    if width * height > megapixels * 1e6:
+    try:
+        _check_size(source, *image.size, megapixels)
+    except UserError:
         image.close()
+        raise
+    return image
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Raise `UserError` for a pipe or a device, which might never end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{os.fspath(path)!r} is a pipe or a device, not an image")
+
+
+def _check_size(source: Any, width: int, height: int, megapixels: float) -> None:
+    if width * height > megapixels * 1e6:
         raise UserError(
             f"{_shown(source)} has {width * height / 1e6:.0f} megapixels, more than max_megapixels={megapixels:g}: "
             "allow more if you trust it"
         )
-    return image
 
 
 def write_picture(
@@ -169,7 +195,7 @@ def write_picture(
     """Write a picture as its suffix says, tagged as sRGB; a file appears whole or not at all.
 
     16 bits stay where the format has them, transparency too; else it is laid over white, with a warning.
-    Raises `UserError` for a suffix that cannot be written, a full disk or a folder without permission.
+    Raises `UserError` for a full disk or a folder without permission, `PictureError` for what the format cannot hold.
     """
     if isinstance(target, str | os.PathLike):
         suffix = suffix or Path(target).suffix.lower()
@@ -183,9 +209,25 @@ def _write(picture: Picture, file: IO[bytes], suffix: str, quality: int) -> None
     if picture.alpha is not None and suffix in OPAQUE:
         log.warning("%s has no transparency: it is laid over white", suffix)
         picture = picture.over_white()
-    if picture.pixels.dtype == np.uint16 and suffix in DEEP:
-        file.write(_deep_bytes(picture, suffix))
-        return
+    with encoding_errors(suffix):
+        if picture.pixels.dtype == np.uint16 and suffix in DEEP:
+            file.write(_deep_bytes(picture, suffix))
+        else:
+            _encode(picture, file, suffix, quality)
+
+
+@contextmanager
+def encoding_errors(suffix: str) -> Iterator[None]:
+    """Turn what encoders raise for a picture, as one with too long a side, into a `PictureError`."""
+    try:
+        yield
+    except Exception as error:  # no common base
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        raise PictureError(f"this picture cannot be written as {suffix}: {one_line(error)}") from None
+
+
+def _encode(picture: Picture, file: IO[bytes], suffix: str, quality: int) -> None:
     options: dict[str, Any] = {"quality": quality, "icc_profile": SRGB}
     if picture.exif:
         options["exif"] = picture.exif
@@ -238,7 +280,8 @@ def _spread(image: Image.Image) -> np.ndarray:
 
 def _is_deep(image: Image.Image) -> bool:
     """Whether there are 16 bits a channel in colour, which Pillow would round to 8."""
-    return image.mode in ("RGB", "RGBA", "RGBa") and bool(re.search(r";16[BLN]?\b", str(getattr(image, "tile", ""))))
+    sixteen = re.search(r";16[BLN]?\b", str(getattr(image, "tile", "")))
+    return image.format in DEEP_FORMATS and image.mode in ("RGB", "RGBA", "RGBa") and sixteen is not None
 
 
 def _is_srgb(profile: bytes) -> bool:
@@ -251,21 +294,23 @@ def _is_srgb(profile: bytes) -> bool:
 
 def _deep_grey(image: Image.Image) -> np.ndarray:
     """16 bits of grey, and 32, which files use for 16 (values are clipped)."""
-    levels = np.asarray(image, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # which NaN may be
+        levels = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 65535)
     if image.mode == "F" and levels.max(initial=0) <= 1:
         levels = levels * 65535
-    return np.nan_to_num(levels).clip(0, 65535).round().astype(np.uint16)
+    return levels.round().astype(np.uint16)
 
 
-def _read_deep(source: str | os.PathLike[str] | IO[bytes], exif: bytes) -> Picture:
+def _read_deep(source: str | os.PathLike[str] | IO[bytes], loader: str, exif: bytes, megapixels: float) -> Picture:
     import pyvips
 
     try:
-        if isinstance(source, str | os.PathLike):
-            image = pyvips.Image.new_from_file(os.fspath(source), fail_on="truncated")
+        if isinstance(source, str | os.PathLike):  # the format that Pillow saw: libvips knows many more
+            image = getattr(pyvips.Image, loader)(os.fspath(source), fail_on="truncated")
         else:
             source.seek(0)
-            image = pyvips.Image.new_from_buffer(source.read(), "", fail_on="truncated")
+            image = getattr(pyvips.Image, f"{loader}_buffer")(source.read(), fail_on="truncated")
+        _check_size(source, image.width, image.height, megapixels)  # which Pillow may have read otherwise
         image = image.autorot()
         if image.get_typeof("icc-profile-data") and not _is_srgb(image.get("icc-profile-data")):
             image = image.icc_transform("srgb", depth=16, embedded=True)
@@ -273,8 +318,7 @@ def _read_deep(source: str | os.PathLike[str] | IO[bytes], exif: bytes) -> Pictu
             image = image.colourspace("rgb16")
         array = image.cast("ushort").numpy()
     except pyvips.Error as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{_shown(source)} cannot be read: {reason}") from None
+        raise UserError(f"{_shown(source)} cannot be read: {one_line(error)}") from None
     pixels, alpha = array[..., :3], array[..., 3] if array.shape[2] > 3 else None
     return Picture(np.ascontiguousarray(pixels), None if alpha is None or alpha.min() == 65535 else alpha, exif)
 
@@ -301,7 +345,12 @@ def _kept_exif(image: Image.Image) -> bytes:
         for ifd in SUB_IFDS:
             if content := found.get_ifd(ifd):
                 kept.get_ifd(ifd).update(content)
-        return kept.tobytes() if kept or any(kept.get_ifd(ifd) for ifd in SUB_IFDS) else b""
+        if not kept and not any(kept.get_ifd(ifd) for ifd in SUB_IFDS):
+            return b""
+        if len(kept.tobytes()) > EXIF_BYTES:
+            kept.get_ifd(0x8769).pop(MAKER_NOTE, None)
+        packed = kept.tobytes()
+        return packed if len(packed) <= EXIF_BYTES else b""
     except Exception:  # damaged metadata, for which Pillow has no one error: the picture does without
         return b""
 
@@ -313,6 +362,10 @@ def _formats() -> list[str]:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+    with suppress(AttributeError, OSError):  # as where libtiff is no library of its own
+        libtiff = ctypes.CDLL(Image.core.__file__)  # and what it is linked with
+        libtiff.TIFFSetErrorHandler(None)  # which would print: what matters is raised, too
+        libtiff.TIFFSetWarningHandler(None)
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 

@@ -1,7 +1,10 @@
 """Where trained styles are."""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from impasto.assets import STYLES, nearest
 from impasto.errors import UserError
@@ -34,3 +37,14 @@ def find_checkpoint(ckpt: str) -> Path:
         f"there is no style {ckpt!r}{nearest(ckpt, known)}; "
         f"known here: {', '.join(known) or 'none yet'}; train one with python train.py style={ckpt}"
     )
+
+
+def style_name(record: Mapping[str, Any], default: str = "stylized") -> str:
+    """The style's name that a checkpoint's record has, made safe for file names: a record can say anything.
+
+    Letters and digits of any script, spaces, `_`, `-` and `.` stay; what leads elsewhere or hides a file does not.
+    """
+    style = record.get("style")
+    name = style.get("name") if isinstance(style, dict) else None
+    safe = re.sub(r"[^\w .-]+", "_", name[:60]).strip(" .-") if isinstance(name, str) else ""
+    return safe or default

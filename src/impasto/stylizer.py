@@ -11,7 +11,7 @@ from impasto.controls import Controls, composite, finish, read_mask
 from impasto.engines import Engine, TiledEngine, load_engine
 from impasto.errors import UserError
 from impasto.picture import LEVELS, Picture, as_type, from_pil, resize_array, unit
-from impasto.styles import find_checkpoint
+from impasto.styles import find_checkpoint, style_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ class Stylizer:
     @property
     def name(self) -> str:
         """The style's name, for file names."""
-        return str(self.engine.metadata.get("style", {}).get("name", "stylized"))
+        return style_name(self.engine.metadata)
 
     def __call__(
         self, image: Kind, *, mask: Image.Image | None = None, feather: float = FEATHER, **controls: Any
@@ -90,13 +90,16 @@ class Stylizer:
             if tile := self._tile(height, width):
                 return self._in_tiles(pixels, tile)
             content = np.ascontiguousarray(unit(pixels).transpose(2, 0, 1)[None])
-            return as_type(self.engine(content)[0].transpose(1, 2, 0), pixels.dtype)
+            stylized = self.engine(content)
         except MemoryError:
             smaller = f"size={max(width, height) // 2}"
             mend = f"tile=512, or {smaller}" if isinstance(self.engine, TiledEngine) else smaller
             raise UserError(
                 f"{width}×{height} px takes more memory than {self.engine.device} has: try {mend}"
             ) from None
+        if stylized.shape != content.shape or not np.isfinite(stylized).all():
+            raise UserError("the network gives no picture: its file is damaged, or was made to deceive")
+        return as_type(stylized[0].transpose(1, 2, 0), pixels.dtype)
 
     def _tile(self, height: int, width: int) -> int | None:
         """Side of the tiles, px; None or 0 for the whole at once."""

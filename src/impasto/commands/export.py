@@ -55,11 +55,11 @@ def export(words: list[str]) -> None:
             raise UserError(f"{key}={getattr(options, key)} is for format=pt2; {options.format} leaves it open")
     from impasto.checkpoint import save_network
     from impasto.export import export_compiled, export_onnx, load_any
-    from impasto.styles import find_checkpoint
+    from impasto.styles import find_checkpoint, style_name
 
     ckpt = find_checkpoint(options.ckpt)
     net, metadata = load_any(ckpt)
-    name = metadata.get("style", {}).get("name", ckpt.stem)
+    name = style_name(metadata, ckpt.stem)
     output = Path(options.output or f"{name}.{options.format}")
     if output.suffix != f".{options.format}":  # by which stylize.py knows it
         raise UserError(f"output={str(output)!r} should end with .{options.format}")

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float32
 
 from impasto.engines.eager import memory_errors
-from impasto.errors import UserError
+from impasto.errors import UserError, one_line
 from impasto.hardware import choose_device
 from impasto.models.transformer_net import TransformerNet
 
+RECORD_BYTES = 1 << 20  # at most, of an archive that could unpack to any number
 SMALLEST = 4  # px, of the sizes that the graph holds for
 EXTENSIONS = ("amx", "asimd", "avx", "bf16", "bmi", "f16c", "fma", "gfni", "i8mm", "sse", "sve", "vaes")
 
@@ -56,13 +57,14 @@ class CompiledEngine:
             wanted = target["device"]
         here = build_target(wanted if wanted != "cuda" or torch.cuda.is_available() else "cpu")
         if changed := [key for key in here if here[key] != target.get(key)]:
+            there, now = one_line(target.get(changed[0])), here[changed[0]]
             raise UserError(
-                f"{str(path)!r} was compiled for {changed[0]} {target.get(changed[0])}, not {here[changed[0]]}: "
+                f"{str(path)!r} was compiled for {changed[0]} {there}, not {now}: "
                 "export it anew on this machine, or take the .safetensors"
             )
-        if missing := sorted(set(record.pop("instructions", ())) - instructions()):
+        if missing := sorted(record.pop("instructions") - instructions()):
             raise UserError(
-                f"{str(path)!r} was compiled for a processor with {missing[0]}, which this one lacks: "
+                f"{str(path)!r} was compiled for a processor with {one_line(missing[0])}, which this one lacks: "
                 "export it anew on this machine, or take the .safetensors"
             )
         self.device, self.precision, self.metadata = wanted, str(record.get("precision")), record
@@ -70,8 +72,7 @@ class CompiledEngine:
         try:
             self.model = torch._inductor.aoti_load_package(str(path))
         except Exception as error:  # of the loader, in C++
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{str(path)!r} cannot be loaded: {reason}") from None
+            raise UserError(f"{str(path)!r} cannot be loaded: {one_line(error)}") from None
 
     def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
         """The stylized image."""
@@ -91,11 +92,13 @@ def read_record(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith("_metadata.json"):
-                    content = json.loads(archive.read(name))
+                    with archive.open(name) as file:
+                        content = json.loads(file.read(RECORD_BYTES))
                     if isinstance(content, dict) and "impasto" in content:
                         record = json.loads(content["impasto"])
-                        if isinstance(record, dict) and isinstance(record.get("target"), dict):
+                        if isinstance(record, dict) and "device" in record["target"]:
+                            record["instructions"] = set(map(str, record.get("instructions", ())))
                             return record
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise UserError(f"{str(path)!r} is no compiled package, or a damaged one: {error}") from None
+    except Exception as error:  # of zipfile, zlib and JSON: no common base
+        raise UserError(f"{str(path)!r} is no compiled package, or a damaged one: {one_line(error)}") from None
     raise UserError(f"{str(path)!r} is a package, but not one that Impasto compiled")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from impasto.errors import UserError
+from impasto.errors import UserError, one_line
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
@@ -29,16 +29,16 @@ class OnnxEngine:
         if PROVIDERS.get(self.device) not in present:
             raise UserError(f"device={device}: this ONNX Runtime runs on {', '.join(map(str, present))}")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # what is fatal: errors are raised, too
         # a thread that spins while it waits takes its core from the decoder
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[self.device]])
             record = json.loads(self.session.get_modelmeta().custom_metadata_map.get("impasto", "null"))
         except Exception as error:  # ONNX Runtime's errors have no common base but this
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{str(path)!r} is no ONNX graph, or a damaged one: {reason}") from None
-        if not isinstance(record, dict):
+            raise UserError(f"{str(path)!r} is no ONNX graph, or a damaged one: {one_line(error)}") from None
+        ends = [(end.name, end.type) for end in (*self.session.get_inputs(), *self.session.get_outputs())]
+        if not isinstance(record, dict) or ends != [("content", "tensor(float)"), ("stylized", "tensor(float)")]:
             raise UserError(f"{str(path)!r} is an ONNX graph, but not one that Impasto exported")
         self.metadata = record
 
@@ -48,5 +48,5 @@ class OnnxEngine:
             return self.session.run(None, {"content": content})[0]
         except Exception as error:
             if "memory" not in str(error).lower() and "allocate" not in str(error).lower():
-                raise
+                raise UserError(f"the ONNX graph fails: {one_line(error)}") from None
             raise MemoryError from None

@@ -1,0 +1,58 @@
+"""What `torch.save` wrote, read without executing anything in it: archives that unpack to no more than they are."""
+
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impasto.errors import UserError
+
+
+def load_archive(path: str | os.PathLike[str]) -> Any:
+    """The content of a file of torch.save; its tensors are mapped to memory, so they are to be copied.
+
+    Raises `UserError` for a missing or damaged file, one that holds more than tensors and plain data, and one that
+    unpacks to more than its size.
+    """
+    shown, path = repr(os.fspath(path)), Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {shown}")
+    try:
+        packed = zipfile.is_zipfile(path)  # files from before torch 1.6 are not
+        if packed and unpacked_size(path) > path.stat().st_size:  # torch.save does not compress
+            raise UserError(f"{shown} claims more weights than it holds")
+        with warnings.catch_warnings(action="ignore"):  # on programs, which it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{shown} cannot be read: {error.strerror or error}") from None
+    except Exception:  # no common base, and torch's texts advise to execute the file
+        raise UserError(f"{shown} is damaged, or holds more than weights: nothing in it is executed") from None
+
+
+def check_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Raise `UserError` unless all are plain tensors of floating-point numbers that the file has room for."""
+    shown = repr(os.fspath(path))
+    for name, value in weights.items():
+        if (
+            not isinstance(value, Tensor)
+            or not value.is_floating_point()
+            or value.layout != torch.strided
+            or value.is_meta
+        ):
+            raise UserError(f"{shown} is no state dict of a network: its {name[:80]!r} is no tensor of weights")
+    # a tensor can repeat one number for ever, which would take memory only once it is copied
+    if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > Path(path).stat().st_size:
+        raise UserError(f"{shown} claims more weights than it holds")
+
+
+def unpacked_size(path: Path) -> int:
+    """Bytes that a zip archive says it unpacks to."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
