@@ -109,7 +109,10 @@ def work(connection: Connection, indices: Sequence[int], seed: int, place: Path,
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where a folder's progress goes
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE, resource.RLIM_INFINITY))
+    watch = os.getppid()
     for index in indices:
+        if os.getppid() != watch:  # which was killed
+            return
         name, content = generated(files, seed, index)
         path = room / "in" / name
         path.write_bytes(content)
