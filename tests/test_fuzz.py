@@ -29,9 +29,11 @@ def sound(tmp_path):
 
 def test_the_same_number_gives_the_same_input(sound):
     files = {"rgb.png": (sound / "rgb.png").read_bytes()}
-    first, again, other = ([generated(files, seed, index) for index in range(30)] for seed in (0, 0, 1))
+    first, again, other = (dict(generated(files, seed, index) for index in range(60)) for seed in (0, 0, 1))
+    assert len(first) == 7
+    for each in (first, again):
+        del each["old.pth"]  # which holds addresses
     assert first == again != other
-    assert len(set(first)) > 25
 
 
 def test_sound_files_are_read(sound, tmp_path, monkeypatch):
@@ -43,8 +45,8 @@ def test_sound_files_are_read(sound, tmp_path, monkeypatch):
     assert {name for name, *_ in unlike} <= {"code.pt2"}  # for another machine
 
 
-def abort():
-    os.abort()
+def end():
+    os._exit(3)
 
 
 def spin():
@@ -72,8 +74,8 @@ def litter(room):
 @pytest.mark.parametrize(
     ("deed", "verdict"),
     [
-        (lambda room: abort(), "crash"),
-        (lambda room: spin(), "too slow"),
+        (lambda room: end(), "crash"),
+        (lambda room: spin(), "too slow|hangs"),  # on a busy machine
         (lambda room: fail(), "KeyError in judge"),
         (lambda room: warn(), "UserWarning shown"),
         (lambda room: write(), "text on stderr"),
@@ -98,4 +100,5 @@ def test_every_kind_of_finding_is_told_of_its_input(sound, tmp_path, monkeypatch
         seen.append(outcome.verdict)
         if not outcome.sound:
             assert (tmp_path / "place" / "found" / "1").read_bytes() == b"second"
-    assert seen == ["read", verdict, "read"]
+    assert (seen[0], seen[2]) == ("read", "read")
+    assert seen[1] in verdict.split("|")

@@ -149,7 +149,8 @@ def checkpoint(name: str, said: Any) -> bytes:
         return _onnx(said)
     if name.endswith(".pt2"):
         with zipfile.ZipFile(stream, "w") as archive:
-            archive.writestr("a/model_metadata.json", json.dumps({"impasto": json.dumps(said)}))
+            entry = zipfile.ZipInfo("a/model_metadata.json")  # of 1980, so always the same
+            archive.writestr(entry, json.dumps({"impasto": json.dumps(said)}))
     elif name.endswith(".ckpt"):
         state = {f"net.{key}": value for key, value in weights().items()}
         torch.save({"impasto": said, "state_dict": state, "global_step": 3}, stream)

@@ -27,7 +27,7 @@ from impasto.fuzz import bases
 from impasto.fuzz.mutations import mutated, odd_record
 from impasto.image import read_image
 from impasto.models.transformer_net import TransformerNet
-from impasto.picture import read_picture
+from impasto.picture import image_errors, open_image, read_picture
 
 FOUND = "found"  # the folder, in a worker's own, of inputs that are findings, each named by its number
 MEGAPIXELS = 0.25
@@ -68,7 +68,7 @@ def prepare(folder: Path) -> None:
 
 
 def generated(sound: dict[str, bytes], seed: int, index: int) -> tuple[str, bytes]:
-    """Name and content of an input: always the same for a seed and an index."""
+    """Name and content of an input: always the same for a seed and an index, but for the addresses in old.pth."""
     random = Random(f"{seed}/{index}")
     names = sorted(sound)
     if random.random() < 0.8:
@@ -109,7 +109,10 @@ def work(connection: Connection, indices: Sequence[int], seed: int, place: Path,
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where a folder's progress goes
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE, resource.RLIM_INFINITY))
+    watch = os.getppid()
     for index in indices:
+        if os.getppid() != watch:  # which was killed
+            return
         name, content = generated(files, seed, index)
         path = room / "in" / name
         path.write_bytes(content)
@@ -169,7 +172,8 @@ def _strays(place: Path, room: Path) -> set[Path]:
 def _paint(room: Path, path: Path, random: Random) -> list[Path]:
     """Stylized alone or as a folder, and read as for training; what was written must be a picture."""
     job = Job(suffix=random.choice(SUFFIXES), megapixels=MEGAPIXELS, device="cpu", precision="float32")
-    with suppress(UserError):  # Pillow may refuse what libvips reads
+    with suppress(UserError), image_errors(path):  # Pillow may refuse what libvips reads
+        open_image(path, MEGAPIXELS).close()  # as the next cannot be told of a limit
         read_image(path, 16)
     source = str(path.parent if random.random() < 0.15 else path)
     run(job, [room / "net.safetensors"], source, f"{room / 'out'}/")
