@@ -47,7 +47,8 @@ class SmoothedNorm2d(InstanceNorm2d):
         own = torch.stack([mean, variance])
         before = own if self.statistics is None else self.statistics
         self.statistics = own.lerp(before, self.smooth)
-        return F.batch_norm(features, *self.statistics, self.weight, self.bias, eps=self.eps)
+        mean, variance = self.statistics
+        return F.batch_norm(features, mean, variance, self.weight, self.bias, eps=self.eps)
 
 
 def with_memory(engine: Engine, smooth: float) -> Engine:

@@ -22,7 +22,7 @@ Stylize an image, every image under a folder, or a video, in one forward pass ea
   ckpt=FILE|NAME    an inference file (.safetensors, .onnx, .pt2), a checkpoint of pytorch/examples' fast_neural_style
                     (.pth, .pt, .model), or a style: one that ships, else your newest run; several with commas between
                     them, or all that ship
-  input=PATH        an image, a folder at any depth, or a video (.mp4 .m4v .mov .mkv .webm .avi); - is the standard input
+  input=PATH        an image, a folder at any depth, or a video (.mp4 .m4v .mov .mkv .webm .avi); - is standard input
   output=PATH       a file or a folder; default: beside the input, as photo_starry_night.jpg; of several styles, each
                     gets its own folder in output; - is the standard output
   strength=1        0 is the photo, 1 the network's picture, up to 10; between, they are blended

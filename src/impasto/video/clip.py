@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -185,10 +184,9 @@ class Pictures:
 
 def _turn(frame: VideoFrame) -> Turn:
     """From the display matrix, whose upper left is ((a, b), (c, d)): x → a·x + c·y, y → b·x + d·y."""
-    data = None
-    with suppress(KeyError):
-        data = frame.side_data["DISPLAYMATRIX"]
-    if data is None:
+    try:
+        data = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]  # PyAV types one kind only
+    except KeyError:
         return Turn()
     a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
     return Turn(True, c < 0, b < 0) if abs(a) < abs(b) else Turn(False, a < 0, d < 0)

@@ -47,8 +47,8 @@ def stylize_film(
 ) -> int:
     """Paint all frames of a film and write it, whole or not at all; gives their number.
 
-    `engines` are those behind `paint`, of which some may remember; `size` is what `paint` makes of frames, px; `key` changes with
-    whatever changes pictures. Parts that an earlier run with the same input and key left are not made again.
+    `engines` are those behind `paint`, of which some may remember; `size` is that of painted frames, px; `key`
+    changes with whatever changes pictures. Parts that an earlier run with the same input and key left are not made again.
     Raises `UserError` for what the container cannot hold.
     """
     suffix = target.suffix.lower()
@@ -89,7 +89,8 @@ def _paint_parts(
     if done:
         _remember(engines, parts.memory(done - 1))
     pictures, frames = Pictures(clip), open_frames(clip)
-    encoder, packets = Encoder(encoding), list[Packet]()
+    encoder = Encoder(encoding)
+    packets: list[Packet[Any]] = []
 
     def finish(index: int) -> None:
         nonlocal encoder, packets
