@@ -65,7 +65,7 @@ class Encoder:
         self.context = context
         encoding.set_up(self.context)
 
-    def encode(self, picture: Picture, time: int) -> list[Packet[Any]]:
+    def encode(self, picture: Picture, time: int) -> "list[Packet[Any]]":
         """Packets that are done by now; a column or row too much for the pixel format is cut off."""
         width, height = self.encoding.size
         pixels = picture.pixels[:height, :width]
@@ -75,7 +75,7 @@ class Encoder:
         frame.pts, frame.time_base = time, self.encoding.time_base
         return self.context.encode(frame)
 
-    def flush(self) -> list[Packet[Any]]:
+    def flush(self) -> "list[Packet[Any]]":
         """The packets that are left."""
         return self.context.encode(None)
 

@@ -48,7 +48,7 @@ def stylize_film(
     """Paint all frames of a film and write it, whole or not at all; gives their number.
 
     `engines` are those behind `paint`, of which some may remember; `size` is that of painted frames, px; `key`
-    changes with whatever changes pictures. Parts that an earlier run with the same input and key left are not made again.
+    changes with whatever changes pictures. Parts that an earlier run with the same input and key left are taken.
     Raises `UserError` for what the container cannot hold.
     """
     suffix = target.suffix.lower()

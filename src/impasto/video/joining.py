@@ -80,7 +80,7 @@ def _open(
 
 def _pictures(
     parts: Parts, count: int, times: np.ndarray, last: int, time_base: Fraction, stream: VideoStream
-) -> Iterator[Packet[Any]]:
+) -> "Iterator[Packet[Any]]":
     """Packets with times of decoding anew for all: an encoder knows only its part, and begins before its first frame.
 
     The n-th packet is decoded at the time of the frame that is shown n - delay-th, `delay` being the least for which
@@ -102,7 +102,7 @@ def _pictures(
             number += 1
 
 
-def _sound(source: InputContainer, sounds: dict[int, AudioStream]) -> Iterator[Packet[Any]]:
+def _sound(source: InputContainer, sounds: dict[int, AudioStream]) -> "Iterator[Packet[Any]]":
     """All sounds' packets, as they are, to the end of what can be read."""
     if not sounds:
         return
@@ -117,6 +117,6 @@ def _sound(source: InputContainer, sounds: dict[int, AudioStream]) -> Iterator[P
             yield packet
 
 
-def _begin(packet: Packet[Any]) -> Fraction:
+def _begin(packet: "Packet[Any]") -> Fraction:
     assert packet.dts is not None and packet.time_base is not None
     return packet.dts * packet.time_base

@@ -38,7 +38,7 @@ class Part:
             yield self.content[end - size : end].tobytes(), int(time), bool(key)
 
 
-def part_of(packets: list[Packet[Any]]) -> Part:
+def part_of(packets: "list[Packet[Any]]") -> Part:
     """From an encoder's packets."""
     return Part(
         content=np.frombuffer(b"".join(map(bytes, packets)), dtype=np.uint8),
