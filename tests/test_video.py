@@ -80,7 +80,9 @@ def make_clip(
             wave = np.sin(np.arange(frames * 1920) * 0.05 * (index + 1)) * 0.3
             block = 1024
             for begin in range(0, len(wave) - block + 1, block):
-                piece = av.AudioFrame.from_ndarray((wave[None, begin : begin + block] * 32767).astype(np.int16), "s16", "mono")
+                piece = av.AudioFrame.from_ndarray(
+                    (wave[None, begin : begin + block] * 32767).astype(np.int16), "s16", "mono"
+                )
                 piece.sample_rate, piece.pts = 48000, begin
                 piece.time_base = Fraction(1, 48000)
                 output.mux(sound.encode(piece))
@@ -126,7 +128,9 @@ def photo(stylize, source, output, **changes):
     return stylize(source, output, controls=Controls(strength=0), **changes)
 
 
-@pytest.mark.parametrize(("suffix", "sounds"), [(".mp4", ["aac"]), (".mkv", ["aac", "pcm_s16le"]), (".mov", ["pcm_s16le"])])
+@pytest.mark.parametrize(
+    ("suffix", "sounds"), [(".mp4", ["aac"]), (".mkv", ["aac", "pcm_s16le"]), (".mov", ["pcm_s16le"])]
+)
 def test_frames_times_and_sound_stay(stylize, tmp_path, suffix, sounds):
     source = make_clip(tmp_path / f"in{suffix}", sounds=sounds)
     out = stylize(source, tmp_path / f"out{suffix}")
@@ -189,7 +193,9 @@ def test_frames_are_turned_upright(stylize, tmp_path):
         return pixels
 
     for rotation, place in ((90, (1, 0)), (180, (1, 1)), (270, (0, 1))):
-        source = make_clip(tmp_path / f"{rotation}.mp4", frames=2, rotation=rotation, pixels=corner, aspect=Fraction(4, 3))
+        source = make_clip(
+            tmp_path / f"{rotation}.mp4", frames=2, rotation=rotation, pixels=corner, aspect=Fraction(4, 3)
+        )
         with av.open(str(source)) as container:
             assert next(container.decode(video=0)).rotation % 360 == rotation
         out = photo(stylize, source, tmp_path / f"out{rotation}.mp4")
