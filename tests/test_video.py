@@ -131,9 +131,10 @@ def photo(stylize, source, output, **changes):
 @pytest.mark.parametrize(
     ("suffix", "sounds"), [(".mp4", ["aac"]), (".mkv", ["aac", "pcm_s16le"]), (".mov", ["pcm_s16le"])]
 )
-def test_frames_times_and_sound_stay(stylize, tmp_path, suffix, sounds):
+def test_frames_times_and_sound_stay(stylize, tmp_path, caplog, suffix, sounds):
     source = make_clip(tmp_path / f"in{suffix}", sounds=sounds)
     out = stylize(source, tmp_path / f"out{suffix}")
+    assert "damaged" not in caplog.text
     times, pictures = frames_of(out)
     assert times == frames_of(source)[0]
     assert {picture.shape for picture in pictures} == {(48, 64, 3)}
@@ -260,8 +261,8 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes(stylize, tmp_path, cap
     assert "is damaged" in caplog.text and "what could be read is stylized" in caplog.text
     times = frames_of(out)[0]
     assert 10 < len(times) < 40
-    assert times == frames_of(source)[0][: len(times)]
-    (tmp_path / "cut.mp4").write_bytes(make_clip(tmp_path / "b.mp4").read_bytes()[:3000])  # its index was at the end
+    assert set(times) <= set(frames_of(source)[0])  # the last of them without those that they take after
+    (tmp_path / "cut.mp4").write_bytes(make_clip(tmp_path / "b.mp4").read_bytes()[:1000])  # its index was at the end
     with pytest.raises(UserError, match="cut.mp4' is not a video that can be read"):
         stylize(tmp_path / "cut.mp4", tmp_path / "out2.mp4")
 
@@ -269,13 +270,16 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes(stylize, tmp_path, cap
 def test_wrong_input_and_output_are_named(stylize, tmp_path):
     source = make_clip(tmp_path / "in.mp4", frames=2, sounds=["aac"])
     (tmp_path / "text.mp4").write_text("no video")
-    with av.open(str(tmp_path / "sound.mp4"), "w") as output:
-        sound = output.add_stream("aac", rate=48000)
-        output.mux(sound.encode(None))
+    with av.open(str(tmp_path / "sound.mkv"), "w") as output:
+        sound = output.add_stream("pcm_s16le", rate=48000)
+        sound.layout = "mono"
+        piece = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), "s16", "mono")
+        piece.sample_rate = 48000
+        output.mux(sound.encode(piece))
     for path, output, changes, line in (
         (tmp_path / "none.mp4", None, {}, "no image or folder"),
         (tmp_path / "text.mp4", None, {}, "text.mp4' is not a video that can be read"),
-        (tmp_path / "sound.mp4", None, {}, "is not a video that can be read"),
+        (tmp_path / "sound.mkv", None, {}, "sound.mkv' is not a video that can be read: it has no pictures"),
         (source, source, {}, "it would be written over"),
         (source, tmp_path / "out.gif", {}, "a video cannot go to .*out.gif'"),
         (source, None, {"suffix": ".png"}, "its suffix should be one of .m4v, .mkv"),
@@ -286,7 +290,7 @@ def test_wrong_input_and_output_are_named(stylize, tmp_path):
     ):
         with pytest.raises(UserError, match=line):
             stylize(path, output, **changes)
-    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "text.mp4", "sound.mp4", "networks"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "text.mp4", "sound.mkv", "networks"}
 
 
 def test_a_missing_package_or_encoder_is_named(stylize, tmp_path, monkeypatch, caplog):

@@ -41,7 +41,7 @@ class Job:
     suffix: str | None = None
     keep_metadata: bool = True
     megapixels: float = 178
-    smooth: float = 0.8
+    smooth: float = 0.0
     device: str = "auto"
     precision: str = "auto"
 

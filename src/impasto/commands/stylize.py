@@ -64,7 +64,7 @@ class StylizeOptions:
     format: str | None = None
     keep_metadata: bool = True
     max_megapixels: float = 178
-    smooth: float = 0.8
+    smooth: float = 0.0
     json: bool = False
     device: str = "auto"
     precision: str = "auto"

@@ -142,7 +142,7 @@ class Frames:
                 break
             if packet.pts is not None and packet.time_base:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != self.stream.index:
+            if packet.stream.index != self.stream.index:  # not stream_index, which the packet that ends a stream lacks
                 continue
             try:
                 decoded = self.stream.decode(packet)
