@@ -16,12 +16,12 @@ def engine(small_net):
     return EagerEngine(small_net, {"style": {"name": "test"}}, "cpu", "float32")
 
 
-def noisy(seed, level=0.4):
-    """A still scene, each frame lit a little differently and with noise of its own."""
+def noisy(seed, level=0.6):
+    """A still scene, each frame with noise of its own, of another strength each time."""
     generator = np.random.default_rng(seed)
     scene = np.linspace(0, level, 48 * 64, dtype=np.float32).reshape(1, 1, 48, 64).repeat(3, axis=1)
-    light = 0.9 + 0.2 * generator.random(dtype=np.float32)
-    return (scene * light + 0.05 * generator.random((1, 3, 48, 64), dtype=np.float32)).clip(0, 1)
+    strength = np.float32(0.4 * generator.random())
+    return (scene + strength * generator.random((1, 3, 48, 64), dtype=np.float32)).clip(0, 1)
 
 
 def change(engine, frames):

@@ -1,7 +1,9 @@
-"""A network with a memory: what its instance norms measure changes slowly from frame to frame, so films flicker less.
+"""A network with a memory: what its instance norms measure changes slowly from frame to frame.
 
-Instance norm divides by each frame's own mean and deviation. These jitter with noise and with whatever enters the
-picture, and with them all colours of the frame at once. Averaged over time they follow light and scene, not jitter.
+Instance norm divides by each frame's own mean and deviation. These jitter with noise that comes and goes and with
+whatever enters the picture, and with them all colours of the frame at once; averaged over time they jitter less.
+It is no cure for all flicker: most is of strokes that form anew in each frame, which has nothing to do with statistics,
+and where only the light changes instance norm by itself takes it away at once, the average late. Hence 0 by default.
 """
 
 import logging
