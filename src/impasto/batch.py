@@ -1,4 +1,4 @@
-"""Images, folders and streams through one or several styles: each image whole or not at all, and accounted for."""
+"""Images, folders, films and streams through one or several styles: each whole or not at all, and accounted for."""
 
 import hashlib
 import io
@@ -17,10 +17,13 @@ from rich.text import Text
 
 from impasto.animation import ANIMATED, Animation, read_animation, write_animation
 from impasto.controls import Controls
+from impasto.engines import Engine
 from impasto.errors import UserError
 from impasto.image import WRITABLE, check_writable, find_images
 from impasto.picture import Picture, read_picture, write_picture
 from impasto.stylizer import Stylizer, masked
+from impasto.video import WRITABLE as WRITABLE_VIDEOS
+from impasto.video import check_writable_video, is_video
 
 log = logging.getLogger("impasto")
 
@@ -38,30 +41,42 @@ class Job:
     suffix: str | None = None
     keep_metadata: bool = True
     megapixels: float = 178
+    smooth: float = 0.0
     device: str = "auto"
     precision: str = "auto"
 
 
 @dataclass(frozen=True)
 class Look:
-    """One way to paint: a name for files, the function, and a key that changes with anything that changes pictures."""
+    """One way to paint: a name for files, the function, and a key that changes with anything that changes pictures.
+
+    `engines` are the networks behind it.
+    """
 
     name: str
     paint: Callable[[Picture], Picture]
     key: str
+    engines: tuple[Engine, ...]
 
 
-def looks(job: Job, networks: Sequence[Path]) -> list[Look]:
-    """One for each network; with a mask and two networks, one in which the second paints where it is black."""
+def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
+    """One for each network; with a mask and two networks, one in which the second paints where it is black.
+
+    Those of a `film` remember the frames before.
+    """
     mask = None if job.mask is None else read_picture(job.mask, job.megapixels)
     if mask is not None and len(networks) > 2:
         raise UserError(f"mask= takes one style, or two, not {len(networks)}")
     stylizers = [Stylizer.load(str(path), job.device, job.precision) for path in networks]
+    if film:
+        from impasto.temporal import with_memory  # and with it torch, which not all engines take
+
+        stylizers = [Stylizer(with_memory(each.engine, job.smooth)) for each in stylizers]
 
     def key(*paths: Path) -> str:
         files = [path for path in (*paths, job.mask) if path is not None]
         contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-        options = {**asdict(job), "mask": None, "controls": asdict(job.controls)}
+        options = {**asdict(job), "mask": None, "controls": asdict(job.controls), "smooth": film and job.smooth}
         return hashlib.sha256(json.dumps([contents, options], sort_keys=True).encode()).hexdigest()[:16]
 
     def painter(stylizer: Stylizer) -> Callable[[Picture], Picture]:
@@ -78,31 +93,39 @@ def looks(job: Job, networks: Sequence[Path]) -> list[Look]:
             inside, outside = first.paint(picture, job.controls), second.paint(picture, job.controls)
             return masked(inside, outside, split, job.feather)
 
-        return [Look(f"{first.name}_{second.name}", both, key(*networks))]
-    return [Look(each.name, painter(each), key(path)) for each, path in zip(stylizers, networks, strict=True)]
+        return [Look(f"{first.name}_{second.name}", both, key(*networks), (first.engine, second.engine))]
+    return [
+        Look(each.name, painter(each), key(path), (each.engine,))
+        for each, path in zip(stylizers, networks, strict=True)
+    ]
 
 
 def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_json: bool = False) -> None:
-    """Stylize an image, a folder or the standard input (`-`).
+    """Stylize an image, a film, a folder or the standard input (`-`).
 
     Raises `UserError` for bad input, and at the end of a folder in which an image failed.
     """
+    film = source != "-" and is_video(Path(source)) and not Path(source).is_dir()
     if job.suffix is not None:
-        check_writable(Path(f"picture{job.suffix}"))
+        (check_writable_video if film else check_writable)(Path(f"picture{job.suffix}"))
     if source != "-" and not Path(source).exists():
         raise UserError(f"there is no image or folder {source!r}")
     several = len(networks) > 1 and job.mask is None
     if output == "-" and (several or Path(source).is_dir()):
         raise UserError("output=- takes one image and one style")
+    if output == "-" and film:
+        raise UserError("output=- takes an image: a video goes to a file")
     if source == "-" and output is None:
         raise UserError("input=- takes output=-, or a file")
     if output is not None and output != "-" and source != "-" and not Path(source).is_dir():
         _target(Path(source), output + "/" * several, "", job.suffix)  # mistakes before minutes are spent
-    for look in looks(job, networks):
+    for look in looks(job, networks, film):
         place = output
         if output is not None and several:
             place = f"{output.rstrip('/')}/{look.name}/"
-        if source == "-" or not Path(source).is_dir():
+        if film:
+            _film(job, look, Path(source), place, as_json)
+        elif source == "-" or not Path(source).is_dir():
             _one(job, look, source, place, as_json)
         else:
             _folder(job, look, Path(source), place, as_json)
@@ -116,21 +139,26 @@ def default_output(source: Path, style: str) -> Path:
 
 
 def _suffix(source: Path, asked: str | None) -> str:
-    """The result's: as asked for, else the input's, or .png for what cannot be written."""
+    """The result's: as asked for, else the input's, or .png, of films .mp4, for what cannot be written."""
     if asked is not None:
         return asked
+    if is_video(source):
+        return source.suffix if source.suffix.lower() in WRITABLE_VIDEOS else ".mp4"
     return source.suffix if source.suffix.lower() in WRITABLE else ".png"
 
 
 def _target(source: Path, output: str | None, style: str, suffix: str | None) -> Path:
     """Where one image goes; an `output` that ends with a slash, or is there as one, is a folder."""
+    check = check_writable_video if is_video(source) else check_writable
     if output is None:
         target = default_output(source, style)
-        return target if suffix is None else target.with_suffix(suffix)
+        target = target if suffix is None else target.with_suffix(suffix)
+        check(target)
+        return target
     target = Path(output)
     if target.is_dir() or output.endswith("/"):  # which Path() drops
         target = target / source.with_suffix(_suffix(source, suffix)).name
-    check_writable(target)
+    check(target)
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError(f"output={str(target)!r} is the input: it would be written over")
     return target
@@ -155,6 +183,33 @@ def _one(job: Job, look: Look, source: str, output: str | None, as_json: bool) -
     if as_json and output != "-":
         seconds = round(time.perf_counter() - begun, 3)
         print(json.dumps({"input": source, "output": str(target), "status": "done", "seconds": seconds}), flush=True)
+
+
+def _film(job: Job, look: Look, source: Path, output: str | None, as_json: bool) -> None:
+    begun = time.perf_counter()
+    target = _target(source, output, look.name, job.suffix)
+
+    from impasto.video.clip import read_clip  # and with it PyAV, which is optional
+    from impasto.video.film import stylize_film
+
+    clip = read_clip(source, job.megapixels)
+    size = job.controls.sizes(*clip.size)[1]
+    frames = stylize_film(
+        clip,
+        target,
+        look.paint,
+        look.engines,
+        size=size,
+        key=look.key,
+        quality=job.quality,
+        keep_metadata=job.keep_metadata,
+        quiet=as_json,
+    )
+    log.info("Wrote %s, %d frames", target, frames)
+    if as_json:
+        seconds = round(time.perf_counter() - begun, 3)
+        record = {"input": str(source), "output": str(target), "status": "done", "frames": frames, "seconds": seconds}
+        print(json.dumps(record), flush=True)
 
 
 def _read(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | Animation:
@@ -190,6 +245,8 @@ def _folder(job: Job, look: Look, folder: Path, output: str | None, as_json: boo
     if place.resolve() == folder.resolve():
         raise UserError(f"output={str(place)!r} is the input folder: its images would be written over")
     sources = find_images(folder)
+    if films := [path.name for path in sorted(folder.rglob("*")) if is_video(path)]:
+        log.info("left out: %d videos (%s): input= takes them one by one", len(films), ", ".join(films[:3]))
     # an earlier output inside the input folder is no input
     sources = [path for path in sources if not path.resolve().is_relative_to(place.resolve())] or sources
     targets = _targets(sources, folder, place, job.suffix)

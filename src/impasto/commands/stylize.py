@@ -1,4 +1,4 @@
-"""`python stylize.py`: styles and images in, stylized images out."""
+"""`python stylize.py`: styles, images and films in, stylized images and films out."""
 
 import sys
 from dataclasses import dataclass
@@ -10,18 +10,19 @@ from impasto import cli
 from impasto.errors import UserError
 
 USAGE = """
-Stylize an image, or every image under a folder, in one forward pass each.
+Stylize an image, every image under a folder, or a video, in one forward pass each.
 
   python stylize.py ckpt=starry_night input=photo.jpg
   python stylize.py ckpt=starry_night input=photo.jpg output=night.png size=1024 strength=0.7
   python stylize.py ckpt=starry_night input=holiday/ output=painted/ preserve_color=luminance
   python stylize.py ckpt=starry_night,great_wave input=photo.jpg mask=sky.png
+  python stylize.py ckpt=starry_night input=clip.mp4 output=night.mp4 size=1280
   curl … | python stylize.py ckpt=starry_night input=- output=- format=png > painted.png
 
   ckpt=FILE|NAME    an inference file (.safetensors, .onnx, .pt2), a checkpoint of pytorch/examples' fast_neural_style
                     (.pth, .pt, .model), or a style: one that ships, else your newest run; several with commas between
                     them, or all that ship
-  input=PATH        an image, or a folder at any depth; - is the standard input
+  input=PATH        an image, a folder at any depth, or a video (.mp4 .m4v .mov .mkv .webm .avi); - is standard input
   output=PATH       a file or a folder; default: beside the input, as photo_starry_night.jpg; of several styles, each
                     gets its own folder in output; - is the standard output
   strength=1        0 is the photo, 1 the network's picture, up to 10; between, they are blended
@@ -30,13 +31,16 @@ Stylize an image, or every image under a folder, in one forward pass each.
                     the result is as large as the input
   stroke=PIXELS     strokes as large, relative to the picture, as in one with this long side; default: size
   mask=PATH         white is stylized, black stays as it is; with two styles, the second goes there; feather=16 px
-  quality=95        of JPEG, WebP and AVIF; format=png|jpg|… where output has no suffix
+  smooth=0          of videos: how much a frame's statistics follow those before, below 1; 0 is each frame on its own
+  quality=95        of JPEG, WebP, AVIF and videos; format=png|jpg|… where output has no suffix
   keep_metadata=true|false   camera, date, place and copyright; orientation and colour profile are applied
   max_megapixels=178   larger images are refused: allow more if you trust them
   json=true         a line of JSON per image, for machines
   device=auto|cpu|cuda|mps
   precision=auto|float32|bfloat16   not of .onnx, .pt2; default: bfloat16 where hardware multiplies it, twice as fast
 
+A video keeps its frames' times, colour tags and sound, which is copied; frames are turned upright. Stopped, it goes on
+where it was with the same command: until it is whole, what is done lies beside it in a hidden folder.
 A folder's output has report.jsonl: run the same again, and what is done is left out, what failed or was not reached is
 done. The exit status is 0 if all succeeded. Paths need no quoting beyond your shell's own.
 """
@@ -60,6 +64,7 @@ class StylizeOptions:
     format: str | None = None
     keep_metadata: bool = True
     max_megapixels: float = 178
+    smooth: float = 0.0
     json: bool = False
     device: str = "auto"
     precision: str = "auto"
@@ -86,6 +91,7 @@ def stylize(words: list[str]) -> None:
         suffix=None if options.format is None else "." + options.format.lower().lstrip("."),
         keep_metadata=options.keep_metadata,
         megapixels=options.max_megapixels,
+        smooth=options.smooth,
         device=options.device,
         precision=options.precision,
     )

@@ -1,0 +1,133 @@
+"""A film through a network: in parts, so that an interrupted run goes on where it stopped."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.packet import Packet
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from impasto.engines import Engine
+from impasto.errors import UserError
+from impasto.picture import Picture
+from impasto.temporal import SmoothedEngine
+from impasto.video.clip import Clip, Pictures, open_frames
+from impasto.video.encoding import Encoder, Encoding, choose_encoding
+from impasto.video.joining import check_joining, join
+from impasto.video.parts import Parts, part_of
+
+log = logging.getLogger("impasto")
+
+PART = 96  # frames: what is lost at most when a run is stopped; each costs a key frame
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Frames a second."""
+        return Text("" if task.speed is None else f"{task.speed:.2f} frames/s")
+
+
+def stylize_film(
+    clip: Clip,
+    target: Path,
+    paint: Callable[[Picture], Picture],
+    engines: Sequence[Engine],
+    *,
+    size: tuple[int, int],
+    key: str,
+    quality: int,
+    keep_metadata: bool = True,
+    quiet: bool = False,
+) -> int:
+    """Paint all frames of a film and write it, whole or not at all; gives their number.
+
+    `engines` are those behind `paint`, of which some may remember; `size` is that of painted frames, px; `key`
+    changes with whatever changes pictures. Parts that an earlier run with the same input and key left are taken.
+    Raises `UserError` for what the container cannot hold.
+    """
+    suffix = target.suffix.lower()
+    encoding = choose_encoding(clip, size, suffix, quality)
+    check_joining(clip, encoding, suffix)
+    if clip.left_out:
+        log.warning("left out: %s of %s", ", ".join(clip.left_out), clip.path)
+    if encoding.size != size:
+        log.warning("%s holds even sizes: %d×%d px become %d×%d", encoding.codec, *size, *encoding.size)
+    parts = Parts(target)
+    done = parts.resume(_record(clip, encoding, key))
+    remembering = [engine for engine in engines if isinstance(engine, SmoothedEngine)]
+    if done:
+        log.info("%d frames were there already", sum(len(parts.read(index).times) for index in range(done)))
+    columns = (TextColumn(clip.path.name), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=quiet) as progress:
+        bar = progress.add_task("", total=clip.frames or None)
+        try:
+            number, last = _paint_parts(clip, encoding, parts, done, paint, remembering, lambda: progress.advance(bar))
+        except KeyboardInterrupt:
+            log.warning("stopped: the same command goes on from the last %d frames that were whole", PART)
+            raise
+    join(parts, -(-number // PART), last, clip, encoding, target, keep_metadata)
+    parts.remove()
+    return number
+
+
+def _paint_parts(
+    clip: Clip,
+    encoding: Encoding,
+    parts: Parts,
+    done: int,
+    paint: Callable[[Picture], Picture],
+    engines: Sequence[SmoothedEngine],
+    advance: Callable[[], None],
+) -> tuple[int, int]:
+    """Make all parts from `done` on; gives the number of frames and the last one's duration."""
+    if done:
+        _remember(engines, parts.memory(done - 1))
+    pictures, frames = Pictures(clip), open_frames(clip)
+    encoder = Encoder(encoding)
+    packets: list[Packet[Any]] = []
+
+    def finish(index: int) -> None:
+        nonlocal encoder, packets
+        parts.write(index, part_of(packets + encoder.flush()), _memory(engines))
+        encoder, packets = Encoder(encoding), []
+
+    number, last, before = 0, 0, 0
+    for time, frame, duration in frames:
+        last, before = duration or time - before, time
+        if number >= done * PART:
+            packets += encoder.encode(paint(pictures(frame)), time)
+            if (number + 1) % PART == 0:
+                finish(number // PART)
+        number += 1
+        advance()
+    if number == 0:
+        raise UserError(f"{str(clip.path)!r} has no frame that can be read")
+    if number % PART and number > done * PART:
+        finish(number // PART)
+    if complaint := frames.complaint():
+        log.warning("%s is damaged: %s; what could be read is stylized", clip.path, complaint)
+    return number, last
+
+
+def _record(clip: Clip, encoding: Encoding, key: str) -> dict[str, Any]:
+    """What parts must agree in to be joined."""
+    with clip.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    said = {name: str(value) for name, value in asdict(encoding).items()}
+    return {"input": digest, "key": key, "encoding": said, "part": PART, "av": av.__version__}
+
+
+def _memory(engines: Sequence[SmoothedEngine]) -> dict[str, np.ndarray]:
+    return {f"{index}.{name}": array for index, engine in enumerate(engines) for name, array in engine.memory().items()}
+
+
+def _remember(engines: Sequence[SmoothedEngine], memory: dict[str, np.ndarray]) -> None:
+    for index, engine in enumerate(engines):
+        own = {name.removeprefix(f"{index}."): array for name, array in memory.items() if name.startswith(f"{index}.")}
+        engine.remember(own)

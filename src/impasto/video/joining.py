@@ -1,0 +1,122 @@
+"""Parts and the input's own sound become one film; nothing is encoded again."""
+
+import heapq
+import io
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from impasto.errors import UserError
+from impasto.files import whole_file
+from impasto.video.clip import Clip, open_input
+from impasto.video.encoding import Encoding
+from impasto.video.parts import Parts
+
+CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # of the input's file, not the film
+
+
+def check_joining(clip: Clip, encoding: Encoding, suffix: str) -> None:
+    """Write the film's header to nowhere: what the container cannot hold is told before hours are spent."""
+    with open_input(clip.path) as source:
+        _open(io.BytesIO(), source, encoding, suffix, keep_metadata=False)
+
+
+def join(
+    parts: Parts, count: int, last: int, clip: Clip, encoding: Encoding, target: Path, keep_metadata: bool
+) -> None:
+    """Write the film, whole or not at all; `last` is the duration of its last frame. Raises `UserError`."""
+    times = np.concatenate([parts.read(index).times for index in range(count)])
+    with whole_file(target) as temporary, open_input(clip.path) as source:
+        output, pictures, sounds = _open(temporary, source, encoding, target.suffix.lower(), keep_metadata)
+        with output:
+            streams = (_pictures(parts, count, times, last, encoding.time_base, pictures), _sound(source, sounds))
+            for packet in heapq.merge(*streams, key=_begin):
+                output.mux_one(packet)
+
+
+def _open(
+    place: Path | io.BytesIO, source: InputContainer, encoding: Encoding, suffix: str, keep_metadata: bool
+) -> tuple[OutputContainer, VideoStream, dict[int, AudioStream]]:
+    """The output with its header written, its pictures, and by the input's index its sounds."""
+    options = {"movflags": "+faststart"} if encoding.container in ("mp4", "mov") else {}
+    file = place if isinstance(place, io.BytesIO) else os.fspath(place)
+    output = av.open(file, "w", format=encoding.container, container_options=options)
+    pictures = cast(VideoStream, output.add_stream(encoding.codec, rate=encoding.rate))
+    encoding.set_up(pictures.codec_context)
+    pictures.time_base = encoding.time_base
+    sounds: dict[int, AudioStream] = {}
+    for stream in source.streams.audio:
+        try:
+            sounds[stream.index] = output.add_stream_from_template(stream)
+        except (ValueError, FFmpegError):
+            raise UserError(
+                f"{suffix} cannot hold the input's sound, which is {stream.codec_context.name}: try output=….mkv"
+            ) from None
+        sounds[stream.index].disposition = stream.disposition
+        if keep_metadata:
+            sounds[stream.index].metadata.update(stream.metadata)
+        elif language := stream.metadata.get("language"):
+            sounds[stream.index].metadata["language"] = language
+    if keep_metadata:
+        kept = {name: value for name, value in source.metadata.items() if name.lower() not in CONTAINER_TAGS}
+        output.metadata.update(kept)
+        output.set_chapters(source.chapters())
+    try:
+        output.start_encoding()
+    except FFmpegError as error:
+        raise UserError(f"{suffix} cannot hold this film ({error.strerror}): try output=….mkv") from None
+    return output, pictures, sounds
+
+
+def _pictures(
+    parts: Parts, count: int, times: np.ndarray, last: int, time_base: Fraction, stream: VideoStream
+) -> "Iterator[Packet[Any]]":
+    """Packets with times of decoding anew for all: an encoder knows only its part, and begins before its first frame.
+
+    The n-th packet is decoded at the time of the frame that is shown n - delay-th, `delay` being the least for which
+    none is shown before it is decoded; so times rise over the joints, however unevenly frames follow one another.
+    """
+    shown = np.sort(times)
+    rank = np.searchsorted(shown, times)
+    delay = int((np.arange(len(times)) - rank).max(initial=0))
+    step = max(1, int(np.diff(shown[: delay + 1]).max(initial=1)))
+    decoded = np.concatenate([shown[0] - step * np.arange(delay, 0, -1), shown])
+    lasts = np.append(np.diff(shown), max(1, last))[rank]
+    number = 0
+    for index in range(count):
+        for content, time, key in parts.read(index).packets():
+            packet = Packet(content)
+            packet.stream, packet.time_base, packet.is_keyframe = stream, time_base, key
+            packet.pts, packet.dts, packet.duration = time, int(decoded[number]), int(lasts[number])
+            yield packet
+            number += 1
+
+
+def _sound(source: InputContainer, sounds: dict[int, AudioStream]) -> "Iterator[Packet[Any]]":
+    """All sounds' packets, as they are, to the end of what can be read."""
+    if not sounds:
+        return
+    packets = source.demux(*(source.streams[index] for index in sounds))
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, FFmpegError):
+            return
+        if packet.size and packet.dts is not None:
+            packet.stream = sounds[packet.stream_index]
+            yield packet
+
+
+def _begin(packet: "Packet[Any]") -> Fraction:
+    assert packet.dts is not None and packet.time_base is not None
+    return packet.dts * packet.time_base

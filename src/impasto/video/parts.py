@@ -1,0 +1,94 @@
+"""What is done of a film, kept beside its output until all is: runs of encoded frames, and what the network remembers.
+
+A part is not a film but a list of packets with the times of their frames: so no container rounds or shifts times,
+and a joint is just one packet after another. Each part begins with a frame that needs none before it.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from av.packet import Packet
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from impasto.files import whole_file, write_text
+
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Packets in the order of decoding: bytes one after another, and for each its size, time and kind."""
+
+    content: np.ndarray
+    sizes: np.ndarray
+    times: np.ndarray
+    keys: np.ndarray
+
+    def packets(self) -> Iterator[tuple[bytes, int, bool]]:
+        """Content, the frame's time, and whether it is a key frame, of each packet."""
+        ends = self.sizes.cumsum()
+        for end, size, time, key in zip(ends, self.sizes, self.times, self.keys, strict=True):
+            yield self.content[end - size : end].tobytes(), int(time), bool(key)
+
+
+def part_of(packets: "list[Packet[Any]]") -> Part:
+    """From an encoder's packets."""
+    return Part(
+        content=np.frombuffer(b"".join(map(bytes, packets)), dtype=np.uint8),
+        sizes=np.array([packet.size for packet in packets], dtype=np.int64),
+        times=np.array([packet.pts for packet in packets], dtype=np.int64),
+        keys=np.array([packet.is_keyframe for packet in packets], dtype=np.uint8),
+    )
+
+
+class Parts:
+    """The hidden folder beside a film that is being made: `.film.mp4.parts`."""
+
+    def __init__(self, target: Path) -> None:
+        self.folder = target.with_name(f".{target.name}.parts")
+
+    def resume(self, record: dict[str, Any]) -> int:
+        """How many parts an earlier run with the same record left; those of another are removed."""
+        text = json.dumps(record, sort_keys=True, indent=2)
+        there = self.folder / RECORD
+        if not there.is_file() or there.read_text(encoding="utf-8", errors="replace") != text:
+            self.remove()
+            write_text(there, text)
+        count = 0
+        while self._path(count).is_file():
+            try:
+                self.read(count)
+            except (SafetensorError, OSError, KeyError):  # of a disk that failed: it is made again
+                break
+            count += 1
+        return count
+
+    def write(self, index: int, part: Part, memory: dict[str, np.ndarray]) -> None:
+        """Keep a part, and what the networks remember after it, whole or not at all."""
+        with whole_file(self._path(index)) as temporary:
+            save_file({**{f"packets.{name}": array for name, array in vars(part).items()}, **memory}, temporary)
+
+    def read(self, index: int) -> Part:
+        """A part that is there."""
+        arrays = load_file(self._path(index))
+        return Part(**{name: arrays[f"packets.{name}"] for name in Part.__dataclass_fields__})
+
+    def memory(self, index: int) -> dict[str, np.ndarray]:
+        """What the networks remembered after a part."""
+        arrays = load_file(self._path(index))
+        return {name: array for name, array in arrays.items() if not name.startswith("packets.")}
+
+    def remove(self) -> None:
+        """All of it."""
+        if os.path.lexists(self.folder):
+            shutil.rmtree(self.folder)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.safetensors"

@@ -1,0 +1,398 @@
+"""Films: what comes out has the frames, times, colours and sound of what went in."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import ColorRange
+
+from impasto import batch
+from impasto.batch import Job
+from impasto.controls import Controls
+from impasto.errors import UserError
+from impasto.image import read_image
+from impasto.video import encoding, film
+from impasto.video.clip import Pictures, open_frames, read_clip
+from impasto.video.colours import EXACT
+
+from .conftest import ROOT, noise_image
+
+BASE = Fraction(1, 12800)
+
+
+def ramp(width, height, number=0):
+    """Colours that change smoothly over a frame and a little from one to the next."""
+    x, y = np.linspace(0, 1, width)[None], np.linspace(0, 1, height)[:, None]
+    colours = np.stack([x + 0 * y, y + 0 * x, 1 - x * y], axis=2)
+    return (np.roll(colours, number, axis=1) * 255 + 0.5).astype(np.uint8)
+
+
+def make_clip(
+    path,
+    frames=12,
+    size=(64, 48),
+    codec="libx264",
+    pix_fmt="yuv420p",
+    times=None,
+    sounds=(),
+    pixels=ramp,
+    rotation=0,
+    aspect=1,
+    tags=None,
+    start=0,
+    options=None,
+):
+    """A short film; `times` in 1/12800 s."""
+    with av.open(str(path), "w", options=options or {}) as output:
+        stream = output.add_stream(codec, rate=25, options={"crf": "10"} if codec == "libx264" else {})
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+        stream.codec_context.time_base = stream.time_base = BASE
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect)
+        for name, value in (tags or {}).items():
+            setattr(stream.codec_context, name, value)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        added = []
+        for codec_name in sounds:
+            sound = output.add_stream(codec_name, rate=48000)
+            sound.layout = "mono"
+            added.append(sound)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(pixels(*size, number), format="rgb24")
+            if tags:
+                frame = frame.reformat(
+                    format=pix_fmt,
+                    dst_colorspace=tags.get("colorspace", 5),
+                    dst_color_range=tags.get("color_range", 1),
+                    interpolation=EXACT,
+                )
+            frame.pts = start + (number * 512 if times is None else times[number])
+            frame.time_base = BASE
+            output.mux(stream.encode(frame))
+        for index, sound in enumerate(added):
+            wave = np.sin(np.arange(frames * 1920) * 0.05 * (index + 1)) * 0.3
+            block = 1024
+            for begin in range(0, len(wave) - block + 1, block):
+                piece = av.AudioFrame.from_ndarray(
+                    (wave[None, begin : begin + block] * 32767).astype(np.int16), "s16", "mono"
+                )
+                piece.sample_rate, piece.pts = 48000, begin
+                piece.time_base = Fraction(1, 48000)
+                output.mux(sound.encode(piece))
+            output.mux(sound.encode(None))
+        output.mux(stream.encode(None))
+    return path
+
+
+def frames_of(path):
+    """Times in seconds, and pictures."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        return [frame.pts * frame.time_base for frame in frames], [frame.to_ndarray(format="rgb24") for frame in frames]
+
+
+def sound_of(path, index=0):
+    """Bytes and time of each packet, relative to the first frame."""
+    with av.open(str(path)) as container:
+        first = next(container.decode(video=0))
+        begin = first.pts * first.time_base
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(container.streams.audio[index]) if packet.size]
+        return [(bytes(packet), packet.pts * packet.time_base - begin) for packet in packets]
+
+
+@pytest.fixture(autouse=True)
+def short_parts(monkeypatch):
+    monkeypatch.setattr(film, "PART", 5)
+
+
+@pytest.fixture
+def stylize(network_file):
+    def stylize(source, output=None, networks=None, as_json=False, **changes):
+        changes = {"device": "cpu", "precision": "float32", **changes}
+        batch.run(Job(**changes), networks or [network_file], str(source), output and str(output), as_json)
+        return output
+
+    return stylize
+
+
+def photo(stylize, source, output, **changes):
+    """As it is, without the network."""
+    return stylize(source, output, controls=Controls(strength=0), **changes)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "sounds"), [(".mp4", ["aac"]), (".mkv", ["aac", "pcm_s16le"]), (".mov", ["pcm_s16le"])]
+)
+def test_frames_times_and_sound_stay(stylize, tmp_path, caplog, suffix, sounds):
+    source = make_clip(tmp_path / f"in{suffix}", sounds=sounds)
+    out = stylize(source, tmp_path / f"out{suffix}")
+    assert "damaged" not in caplog.text
+    times, pictures = frames_of(out)
+    assert times == frames_of(source)[0]
+    assert {picture.shape for picture in pictures} == {(48, 64, 3)}
+    with av.open(str(source)) as before, av.open(str(out)) as after:
+        assert after.streams.video[0].average_rate == before.streams.video[0].average_rate == 25
+        assert after.streams.video[0].time_base == before.streams.video[0].time_base
+        assert len(after.streams.audio) == len(sounds)
+    for index in range(len(sounds)):
+        assert sound_of(out, index) == sound_of(source, index)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_uneven_times_are_kept_over_joints(stylize, tmp_path):
+    times = np.cumsum([0, 300, 900, 512, 100, 2000, 64, 64, 64, 5000, 512, 700]).tolist()
+    for suffix in (".mp4", ".mkv"):
+        source = make_clip(tmp_path / f"in{suffix}", times=times)
+        out = stylize(source, tmp_path / f"out{suffix}")
+        assert frames_of(out)[0] == frames_of(source)[0]
+        assert len(set(frames_of(out)[0])) == 12
+        with av.open(str(out)) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        decoded = [packet.dts for packet in packets if packet.dts is not None]  # which Matroska does not keep
+        assert decoded == sorted(set(decoded))
+        assert all(packet.dts <= packet.pts for packet in packets if packet.dts is not None)
+
+
+def test_a_film_that_begins_late_stays_with_its_sound(stylize, tmp_path):
+    source = make_clip(tmp_path / "in.mp4", start=6400, sounds=["aac"])
+    out = stylize(source, tmp_path / "out.mp4")
+    assert frames_of(out)[0] == frames_of(source)[0]
+    assert frames_of(out)[0][0] == Fraction(1, 2)
+    assert sound_of(out) == sound_of(source)
+
+
+@pytest.mark.parametrize("matrix", [1, 5])
+@pytest.mark.parametrize("levels", [ColorRange.MPEG, ColorRange.JPEG])
+def test_colours_come_back_and_are_named(stylize, tmp_path, matrix, levels):
+    tags = {"colorspace": matrix, "color_range": int(levels), "color_primaries": 1, "color_trc": 1}
+    source = make_clip(tmp_path / "in.mp4", frames=2, size=(128, 64), tags=tags)
+    seen = Pictures(read_clip(source, 1))(next(iter(open_frames(read_clip(source, 1))))[1]).pixels
+    out = photo(stylize, source, tmp_path / "out.mp4", quality=100)
+    again = Pictures(read_clip(out, 1))(next(iter(open_frames(read_clip(out, 1))))[1]).pixels
+    with av.open(str(out)) as container:
+        context = container.streams.video[0].codec_context
+        assert {name: getattr(context, name) for name in tags} == {**tags, "colorspace": matrix if matrix == 1 else 5}
+    inside = np.s_[4:-4, 4:-4]
+    for one, two in ((ramp(128, 64), seen), (seen, again)):
+        difference = one[inside].astype(int) - two[inside]
+        assert abs(difference.mean()) < 0.5
+        assert abs(difference).mean() < 2 and abs(difference).max() < 12  # another matrix is off by 20, range by 16
+
+
+def test_frames_are_turned_upright(stylize, tmp_path):
+    def corner(width, height, number):
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[: height // 2, : width // 2] = 255
+        return pixels
+
+    for rotation, place in ((90, (1, 0)), (180, (1, 1)), (270, (0, 1))):
+        source = make_clip(
+            tmp_path / f"{rotation}.mp4", frames=2, rotation=rotation, pixels=corner, aspect=Fraction(4, 3)
+        )
+        with av.open(str(source)) as container:
+            assert next(container.decode(video=0)).rotation % 360 == rotation
+        out = photo(stylize, source, tmp_path / f"out{rotation}.mp4")
+        with av.open(str(out)) as container:
+            frame = next(container.decode(video=0))
+            aspect = container.streams.video[0].sample_aspect_ratio
+        assert frame.rotation == 0
+        upright = np.rot90(corner(64, 48, 0), rotation // 90)
+        pixels = frame.to_ndarray(format="rgb24")
+        assert pixels.shape == upright.shape
+        assert abs(pixels.astype(int) - upright).mean() < 3
+        quarters = pixels.reshape(2, upright.shape[0] // 2, 2, upright.shape[1] // 2, 3).mean((1, 3, 4))
+        assert np.unravel_index(quarters.argmax(), (2, 2)) == place
+        assert aspect == (Fraction(4, 3) if rotation == 180 else Fraction(3, 4))
+
+
+def test_odd_sizes_lose_a_column_or_row_where_the_codec_must(stylize, tmp_path, caplog):
+    source = make_clip(tmp_path / "in.mkv", frames=3, size=(63, 47), codec="ffv1")
+    with av.open(str(stylize(source, tmp_path / "out.mp4"))) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (62, 46)
+    assert "63×47 px become 62×46" in caplog.text
+    with av.open(str(stylize(source, tmp_path / "out.webm"))) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (63, 47)
+        assert container.streams.video[0].codec_context.name == "vp9" or "vpx" in container.streams.video[0].codec.name
+
+
+def test_ten_bits_stay_where_the_encoder_has_them(stylize, tmp_path, caplog):
+    source = make_clip(tmp_path / "in.mp4", frames=3, pix_fmt="yuv420p10le")
+    with av.open(str(stylize(source, tmp_path / "out.mp4"))) as container:
+        assert container.streams.video[0].pix_fmt == "yuv420p10le"
+    if "yuv420p10le" not in [each.name for each in av.Codec("libvpx-vp9", "w").video_formats]:
+        with av.open(str(stylize(source, tmp_path / "out.webm"))) as container:
+            assert container.streams.video[0].pix_fmt == "yuv420p"
+        assert "is brought to 8 bits" in caplog.text
+
+
+def test_size_quality_and_the_pixels_aspect(stylize, tmp_path):
+    source = make_clip(tmp_path / "in.mp4", aspect=Fraction(4, 3))
+    small = stylize(source, tmp_path / "a.mp4", controls=Controls(size=32), quality=30)
+    with av.open(str(small)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.sample_aspect_ratio) == (32, 24, Fraction(4, 3))
+    assert small.stat().st_size < stylize(source, tmp_path / "b.mp4").stat().st_size
+
+
+def test_default_names_and_other_containers(stylize, tmp_path, capsys):
+    source = make_clip(tmp_path / "in.mp4", frames=4)
+    stylize(source)
+    assert len(frames_of(tmp_path / "in_test.mp4")[0]) == 4
+    stylize(source, suffix=".mkv", as_json=True)
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (record["output"], record["frames"]) == (str(tmp_path / "in_test.mkv"), 4)
+    stylize(source, f"{tmp_path}/folder/")
+    assert (tmp_path / "folder" / "in.mp4").is_file()
+
+
+def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes(stylize, tmp_path, caplog):
+    source = make_clip(tmp_path / "in.mp4", frames=40, sounds=["aac"], options={"movflags": "+faststart"})
+    content = source.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 7 // 10])
+    out = stylize(tmp_path / "cut.mp4", tmp_path / "out.mp4")
+    assert "is damaged" in caplog.text and "what could be read is stylized" in caplog.text
+    times = frames_of(out)[0]
+    assert 10 < len(times) < 40
+    assert set(times) <= set(frames_of(source)[0])  # the last of them without those that they take after
+    (tmp_path / "cut.mp4").write_bytes(make_clip(tmp_path / "b.mp4").read_bytes()[:1000])  # its index was at the end
+    with pytest.raises(UserError, match="cut.mp4' is not a video that can be read"):
+        stylize(tmp_path / "cut.mp4", tmp_path / "out2.mp4")
+
+
+def test_wrong_input_and_output_are_named(stylize, tmp_path):
+    source = make_clip(tmp_path / "in.mp4", frames=2, sounds=["aac"])
+    (tmp_path / "text.mp4").write_text("no video")
+    with av.open(str(tmp_path / "sound.mkv"), "w") as output:
+        sound = output.add_stream("pcm_s16le", rate=48000)
+        sound.layout = "mono"
+        piece = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), "s16", "mono")
+        piece.sample_rate = 48000
+        output.mux(sound.encode(piece))
+    for path, output, changes, line in (
+        (tmp_path / "none.mp4", None, {}, "no image or folder"),
+        (tmp_path / "text.mp4", None, {}, "text.mp4' is not a video that can be read"),
+        (tmp_path / "sound.mkv", None, {}, "sound.mkv' is not a video that can be read: it has no pictures"),
+        (source, source, {}, "it would be written over"),
+        (source, tmp_path / "out.gif", {}, "a video cannot go to .*out.gif'"),
+        (source, None, {"suffix": ".png"}, "its suffix should be one of .m4v, .mkv"),
+        (source, "-", {}, "a video goes to a file"),
+        (source, tmp_path / "out.webm", {}, ".webm cannot hold the input's sound, which is aac: try output=….mkv"),
+        (source, None, {"megapixels": 0.001}, "more than max_megapixels=0.001"),
+        (source, None, {"smooth": 1.0}, "smooth=1.0 should be at least 0 and below 1"),
+    ):
+        with pytest.raises(UserError, match=line):
+            stylize(path, output, **changes)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "text.mp4", "sound.mkv", "networks"}
+
+
+def test_a_missing_package_or_encoder_is_named(stylize, tmp_path, monkeypatch, caplog):
+    source = make_clip(tmp_path / "in.mp4", frames=2)
+    monkeypatch.setattr(encoding.av, "codecs_available", {"libvpx-vp9"})
+    with av.open(str(stylize(source, tmp_path / "a.mp4"))) as container:
+        assert container.streams.video[0].codec_context.name in ("vp9", "libvpx-vp9")
+    assert "lacks libx264: libvpx-vp9 encodes in its place" in caplog.text
+    with pytest.raises(UserError, match="takes libx264 or libx265, which this build of PyAV lacks"):
+        stylize(source, tmp_path / "b.mov")
+    monkeypatch.setattr("impasto.video.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'impasto\[video\]'"):
+        stylize(source, tmp_path / "c.mp4")
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Time and pixels of what goes to the encoder, where with `stop` as many frames Ctrl-C is pressed.
+
+    Files are not compared: x264 itself may choose a few bits differently from one run to the next.
+    """
+    encode, calls = encoding.Encoder.encode, []
+
+    def watched(self, picture, time):
+        if len(calls) == watched.stop:
+            raise KeyboardInterrupt
+        calls.append((time, picture.pixels.tobytes()))
+        return encode(self, picture, time)
+
+    watched.stop = None
+    monkeypatch.setattr(encoding.Encoder, "encode", watched)
+    return watched, calls
+
+
+def test_an_interrupted_run_goes_on_to_the_same_film(stylize, tmp_path, encoded, caplog):
+    watched, calls = encoded
+    source = make_clip(tmp_path / "in.mp4", frames=23, sounds=["aac"])
+    whole = stylize(source, tmp_path / "whole.mp4")
+    expected = calls.copy()
+    calls.clear()
+    watched.stop = 13
+    with pytest.raises(KeyboardInterrupt):
+        stylize(source, tmp_path / "out.mp4")
+    assert "the same command goes on" in caplog.text
+    parts = tmp_path / ".out.mp4.parts"
+    assert not (tmp_path / "out.mp4").exists()
+    assert sorted(path.name for path in parts.iterdir()) == ["000000.safetensors", "000001.safetensors", "record.json"]
+    calls.clear()
+    watched.stop = None
+    out = stylize(source, tmp_path / "out.mp4")
+    assert calls == expected[10:]  # with the memory of the frames before
+    assert not parts.exists()
+    assert frames_of(out)[0] == frames_of(whole)[0] == frames_of(source)[0]
+    assert abs(np.subtract(frames_of(out)[1], frames_of(whole)[1], dtype=float)).mean() < 1
+    assert sound_of(out) == sound_of(whole) == sound_of(source)
+
+
+def test_parts_of_another_run_are_not_taken(stylize, tmp_path, encoded, monkeypatch):
+    _, calls = encoded
+    source = make_clip(tmp_path / "in.mp4")
+
+    def full(*_):
+        raise UserError("disk full")
+
+    joined = film.join
+    monkeypatch.setattr(film, "join", full)
+    with pytest.raises(UserError, match="disk full"):
+        stylize(source, tmp_path / "out.mp4")
+    with pytest.raises(UserError, match="disk full"):
+        stylize(source, tmp_path / "out.mp4")
+    assert len(calls) == 12  # once
+    monkeypatch.setattr(film, "join", joined)
+    stylize(source, tmp_path / "out.mp4", smooth=0.5)
+    assert len(calls) == 24
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_ctrl_c_leaves_no_half_film(network_file, tmp_path):
+    source = make_clip(tmp_path / "in.mp4", frames=300, size=(320, 240))
+    command = [sys.executable, str(ROOT / "stylize.py"), f"ckpt={network_file}", f"input={source}", "device=cpu"]
+    process = subprocess.Popen(
+        [*command, f"output={tmp_path / 'out.mp4'}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    parts = tmp_path / ".out.mp4.parts"
+    while not (parts / "000000.safetensors").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr and b"the same command goes on" in stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "networks", ".out.mp4.parts"}
+    assert {path.name for path in parts.iterdir()} <= {"record.json", "000000.safetensors", "000001.safetensors"}
+
+
+def test_films_in_a_folder_are_told_of(stylize, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "impasto")
+    (tmp_path / "in").mkdir()
+    noise_image(9, 9).save(tmp_path / "in" / "a.png")
+    make_clip(tmp_path / "in" / "b.mp4", frames=1)
+    stylize(tmp_path / "in", tmp_path / "out")
+    assert "left out: 1 videos (b.mp4)" in caplog.text
+    assert read_image(tmp_path / "out" / "a.png").size == (9, 9)
