@@ -1,0 +1,35 @@
+"""The warping error: nothing for what only moves, the amount for what flickers."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from impasto.evaluation.flicker import motion, warping_error
+
+from .conftest import noise_image
+
+
+@pytest.fixture(scope="module")
+def moving():
+    """A soft texture that moves 3 px to the left each frame."""
+    texture = noise_image(24, 12).resize((192, 96), Image.Resampling.BICUBIC)
+    pixels = np.asarray(texture, dtype=np.float32) / 255
+    return [pixels[:, 3 * step : 3 * step + 128] for step in range(4)]
+
+
+def test_what_moves_has_no_error_but_its_flow(moving):
+    assert warping_error(moving, moving) < 0.02
+    warp, seen = motion(moving[0], moving[1])
+    inside = np.s_[8:-8, 8:-8]
+    assert seen[inside].mean() > 0.95
+    assert not seen[:, -1].any()  # came into view
+    assert np.abs(warp(moving[0]) - moving[1])[inside].mean() < 0.01
+
+
+def test_flicker_is_measured_by_its_amount(moving):
+    flickering = [frame + 0.1 * (step % 2) for step, frame in enumerate(moving)]
+    still = [moving[0]] * 4
+    assert warping_error(still, still) == 0
+    lit = [frame + 0.1 * (step % 2) for step, frame in enumerate(still)]
+    assert warping_error(still, lit) == pytest.approx(0.1 * 3**0.5, rel=1e-4)
+    assert warping_error(moving, flickering) == pytest.approx(0.1 * 3**0.5, rel=0.1)
