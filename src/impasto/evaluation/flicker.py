@@ -1,7 +1,6 @@
 """How much a stylized film flickers: what changes between frames beyond what motion explains."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -33,8 +32,9 @@ def motion(before: np.ndarray, after: np.ndarray) -> tuple[Callable[[np.ndarray]
     |w + w'|^2 > 0.01 (|w|^2 + |w'|^2) + 0.5 is hidden.
     """
     grey = [cv2.cvtColor(as_type(frame, np.uint8), cv2.COLOR_RGB2GRAY) for frame in (before, after)]
-    flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # its stubs want what it makes by itself
-    backward, forward = flow.calc(grey[1], grey[0], None), flow.calc(grey[0], grey[1], None)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    none = np.zeros((*grey[0].shape, 2), dtype=np.float32)  # to begin with
+    backward, forward = flow.calc(grey[1], grey[0], none.copy()), flow.calc(grey[0], grey[1], none)
     rows, columns = np.indices(grey[0].shape, dtype=np.float32)
     across, down = columns + backward[..., 0], rows + backward[..., 1]
 
