@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from impasto import batch
-from impasto.batch import REPORT, Job, default_output
 from impasto.checkpoint import save_network
 from impasto.controls import Controls
 from impasto.errors import UserError
+from impasto.folder import REPORT
 from impasto.image import read_image
+from impasto.job import Job, default_output
 from impasto.models.transformer_net import TransformerNet
 from impasto.picture import read_picture
 

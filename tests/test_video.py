@@ -14,10 +14,10 @@ import pytest
 from av.video.reformatter import ColorRange
 
 from impasto import batch
-from impasto.batch import Job
 from impasto.controls import Controls
 from impasto.errors import UserError
 from impasto.image import read_image
+from impasto.job import Job
 from impasto.video import encoding, film
 from impasto.video.clip import Pictures, open_frames, read_clip
 from impasto.video.colours import EXACT

@@ -44,8 +44,8 @@ def gallery(words: list[str]) -> None:
 
     from rich.progress import track
 
-    from impasto.batch import default_output
     from impasto.image import check_writable, read_images, save_image
+    from impasto.job import default_output
     from impasto.sheet import contact_sheet, wrapped
     from impasto.styles import find_checkpoints
     from impasto.stylizer import Stylizer

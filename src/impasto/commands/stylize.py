@@ -80,8 +80,9 @@ def stylize(words: list[str]) -> None:
     if options.json or options.output == "-":
         cli.log_to(sys.stderr)  # stdout is for machines
 
-    from impasto.batch import Job, run  # takes a while: mistakes above are answered at once
+    from impasto.batch import run  # takes a while: mistakes above are answered at once
     from impasto.controls import Controls
+    from impasto.job import Job
     from impasto.styles import find_checkpoints
 
     controls = Controls(options.strength, options.preserve_color, options.size, options.stroke, options.upscale)

@@ -19,13 +19,15 @@ from random import Random
 
 import torch
 
-from impasto.batch import REPORT, Job, run
+from impasto.batch import run
 from impasto.checkpoint import save_network
 from impasto.errors import UserError
 from impasto.export import load_any
+from impasto.folder import REPORT
 from impasto.fuzz import bases
 from impasto.fuzz.mutations import mutated, odd_record
 from impasto.image import read_image
+from impasto.job import Job
 from impasto.models.transformer_net import TransformerNet
 from impasto.picture import image_errors, open_image, read_picture
 
