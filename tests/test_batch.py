@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from impasto import batch
+from impasto import batch, picture
 from impasto.checkpoint import save_network
+from impasto.commands.stylize import stylize
 from impasto.controls import Controls
 from impasto.errors import UserError
 from impasto.folder import REPORT
@@ -226,6 +227,17 @@ def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_larger_images_than_pillow_takes_are_read_where_they_are_allowed(network_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(picture, "MEGAPIXELS", 0.002)
+    noise_image(60, 50).save(tmp_path / "a.png")
+    words = [f"ckpt={network_file}", f"input={tmp_path / 'a.png'}", "device=cpu"]
+    with pytest.raises(UserError, match="too large"):
+        stylize([*words, "max_megapixels=0.002"])
+    stylize([*words, "max_megapixels=0.004"])
+    assert (tmp_path / "a_test.png").is_file()
+
+
 @pytest.fixture
 def two(network_file, tmp_path):
     other = tmp_path / "networks" / "other.safetensors"
@@ -245,6 +257,13 @@ def test_two_styles_split_a_picture(paint, two, tmp_path):
     np.testing.assert_array_equal(split, np.concatenate([first[:, :30], second[:, 30:]], axis=1))
     with pytest.raises(UserError, match="mask= takes one style, or two, not 3"):
         paint(tmp_path / "a.png", networks=[*two, two[0]], mask=tmp_path / "mask.png")
+
+
+def test_two_networks_of_one_name_do_not_write_over_each_other(paint, network_file, tmp_path):
+    noise_image(9, 9).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="two networks called 'test': their pictures would meet"):
+        paint(tmp_path / "a.png", networks=[network_file, network_file])
+    assert not list(tmp_path.glob("a_*"))
 
 
 def test_metadata_is_kept_or_not(paint, tmp_path):

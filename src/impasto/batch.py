@@ -37,7 +37,11 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         raise UserError("input=- takes output=-, or a file")
     if output is not None and output != "-" and source != "-" and not Path(source).is_dir():
         _target(Path(source), output + "/" * several, "", job.suffix)  # mistakes before minutes are spent
-    for look in looks(job, networks, film):
+    chosen = looks(job, networks, film)
+    names = [look.name for look in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"ckpt= has two networks called {twice[0]!r}: their pictures would meet; paint one at a time")
+    for look in chosen:
         place = output
         if output is not None and several:
             place = f"{output.rstrip('/')}/{look.name}/"

@@ -37,6 +37,7 @@ DEEP_FORMATS = {"PNG": "pngload", "TIFF": "tiffload"}  # what libvips reads them
 OPAQUE = frozenset({".jpg", ".jpeg", ".bmp"})  # formats without transparency
 MEGAPIXELS = 178  # that are decoded unless more is allowed; from there on Pillow refuses by itself
 QUALITY = 95
+ROWS = 256  # worked on at once
 
 # what may be told of the stylized picture, too: not orientation, size, strips, nor the photo's thumbnail
 KEPT_EXIF = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # description, camera, software, date, artist
@@ -84,9 +85,9 @@ class Picture:
         if self.alpha is None or self.alpha.all():
             return self.pixels
         hidden = self.alpha == 0
-        eight = replace(self, pixels=as_type(unit(self.pixels), "uint8"), alpha=as_type(unit(self.alpha), "uint8"))
-        spread = unit(_spread(eight.to_pil()))
-        return np.where(hidden[..., None], as_type(spread, self.pixels.dtype), self.pixels)
+        eight = replace(self, pixels=converted(self.pixels, np.uint8), alpha=converted(self.alpha, np.uint8))
+        spread = _spread(eight.to_pil())
+        return np.where(hidden[..., None], converted(spread, self.pixels.dtype), self.pixels)
 
     def over_white(self) -> "Picture":
         """Opaque."""
@@ -98,10 +99,10 @@ class Picture:
 
     def to_pil(self) -> Image.Image:
         """As RGB or RGBA with 8 bits."""
-        pixels = as_type(unit(self.pixels), "uint8")
+        pixels = converted(self.pixels, np.uint8)
         if self.alpha is None:
             return Image.fromarray(pixels)
-        return Image.fromarray(np.dstack([pixels, as_type(unit(self.alpha), "uint8")]))
+        return Image.fromarray(np.dstack([pixels, converted(self.alpha, np.uint8)]))
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -243,6 +244,16 @@ def unit(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32, copy=False) / np.float32(LEVELS[array.dtype.name])
 
 
+def converted(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Levels of one type as those of another; some rows at a time, as floats of a large picture are gigabytes."""
+    if array.dtype == dtype:
+        return array
+    result = np.empty(array.shape, dtype)
+    for top in range(0, len(array), ROWS):
+        result[top : top + ROWS] = as_type(unit(array[top : top + ROWS]), dtype)
+    return result
+
+
 def as_type(array: np.ndarray, dtype: Any) -> np.ndarray:
     """Float32 in [0, 1] as levels of a type, rounded to the nearest."""
     levels = LEVELS[np.dtype(dtype).name]
@@ -252,6 +263,8 @@ def as_type(array: np.ndarray, dtype: Any) -> np.ndarray:
 
 def resize_array(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(height, width, 3) of any type, brought to a width and height by Lanczos' filter."""
+    if size == (pixels.shape[1], pixels.shape[0]):
+        return pixels
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     planes = [

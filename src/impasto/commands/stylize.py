@@ -80,12 +80,17 @@ def stylize(words: list[str]) -> None:
     if options.json or options.output == "-":
         cli.log_to(sys.stderr)  # stdout is for machines
 
+    from PIL import Image
+
     from impasto.batch import run  # takes a while: mistakes above are answered at once
     from impasto.controls import Controls
     from impasto.job import Job
+    from impasto.picture import MEGAPIXELS
     from impasto.styles import find_checkpoints
 
     controls = Controls(options.strength, options.preserve_color, options.size, options.stroke, options.upscale)
+    if options.max_megapixels > MEGAPIXELS:
+        Image.MAX_IMAGE_PIXELS = int(options.max_megapixels * 1e6)  # of Pillow, which refuses the double by itself
     if not 1 <= options.quality <= 100:
         raise UserError(f"quality={options.quality} should be in 1…100")
     job = Job(
