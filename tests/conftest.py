@@ -89,7 +89,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
     servers = []
 
     def serve(folder: Path, handler: type[SimpleHTTPRequestHandler] = SimpleHTTPRequestHandler) -> str:
-        class Quiet(handler):  # type: ignore[misc, valid-type]
+        class Quiet(handler):  # type: ignore[misc, valid-type]  # a base chosen at run time
             def log_message(self, *_: object) -> None:
                 pass
 

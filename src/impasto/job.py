@@ -13,8 +13,8 @@ from impasto.controls import Controls
 from impasto.engines import Engine
 from impasto.errors import UserError
 from impasto.image import WRITABLE
-from impasto.picture import Picture, read_picture, write_picture
-from impasto.stylizer import Stylizer, masked
+from impasto.picture import MEGAPIXELS, QUALITY, Picture, read_picture, write_picture
+from impasto.stylizer import FEATHER, Stylizer, masked
 from impasto.video import WRITABLE as WRITABLE_VIDEOS
 from impasto.video import is_video
 
@@ -25,11 +25,11 @@ class Job:
 
     controls: Controls = field(default_factory=Controls)
     mask: Path | None = None
-    feather: float = 16.0
-    quality: int = 95
+    feather: float = FEATHER
+    quality: int = QUALITY
     suffix: str | None = None
     keep_metadata: bool = True
-    megapixels: float = 178
+    megapixels: float = MEGAPIXELS
     smooth: float = 0.0
     device: str = "auto"
     precision: str = "auto"

@@ -122,8 +122,8 @@ def from_pil(image: Image.Image) -> Picture:
     if profile and not _is_srgb(profile):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            image = converted or image
+            transformed = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            image = transformed or image
         except (ImageCms.PyCMSError, OSError):  # a profile that does not fit the image: read it as sRGB
             pass
     return Picture(np.asarray(image.convert("RGB")), alpha, exif)
@@ -143,7 +143,7 @@ def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
 @contextmanager
 def image_errors(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[None]:
     """Turn what Pillow raises for a missing, damaged or dangerous image into a `UserError` that names it."""
-    shown = repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else "the stream"
+    shown = _shown(source)
     try:
         yield
     except UserError:

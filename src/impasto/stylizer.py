@@ -80,8 +80,9 @@ class Stylizer:
         photo = picture.resized(size)
         if controls.strength == 0:
             return photo
-        stylized = resize_array(self._network(picture.resized(seen).filled()), size)
-        return replace(photo, pixels=finish(stylized, photo.filled(), controls))
+        content = photo.filled()
+        stylized = self._network(content if seen == size else picture.resized(seen).filled())
+        return replace(photo, pixels=finish(resize_array(stylized, size), content, controls))
 
     def _network(self, pixels: np.ndarray) -> np.ndarray:
         """The network's picture of (height, width, 3) of any type, as the same."""

@@ -7,7 +7,6 @@ and where only the light changes instance norm by itself takes it away at once, 
 """
 
 import logging
-from copy import deepcopy
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from impasto.engines import Engine
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
-from impasto.models.transformer_net import InstanceNorm2d
+from impasto.models.transformer_net import InstanceNorm2d, with_norms
 
 log = logging.getLogger("impasto")
 
@@ -73,11 +72,7 @@ class SmoothedEngine(EagerEngine):
 
     def __init__(self, engine: EagerEngine, smooth: float) -> None:
         vars(self).update(vars(engine))
-        self.net = deepcopy(engine.net)  # the engine's own serves pictures still
-        for module in list(self.net.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, InstanceNorm2d):
-                    setattr(module, name, SmoothedNorm2d(child, smooth))
+        self.net = with_norms(engine.net, lambda norm: SmoothedNorm2d(norm, smooth))
         self.norms = [module for module in self.net.modules() if isinstance(module, SmoothedNorm2d)]
         self.thumbnail: np.ndarray | None = None
 

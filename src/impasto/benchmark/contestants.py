@@ -100,7 +100,7 @@ class Learner:
             group["lr"] = learning_rate
         total = self.total(content)
         self.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if torch.nn.utils.clip_grad_norm_(self.net.parameters(), float("inf")).isfinite():
             self.optimizer.step()
         return total.detach()
@@ -145,7 +145,7 @@ def learner(
     """Training on a stream of photos; each run goes on for `count` images."""
     learning = Learner(reference, batch_size=batch_size, **options)
     judge = Learner(False, **{**options, "precision": "float32", "start": None})
-    plan = Schedule(images=images, **schedule)  # type: ignore[arg-type]
+    plan = Schedule(images=images, **schedule)  # type: ignore[arg-type]  # of a plain mapping
     stream = photos(image_size, batch_size, images, workers=1)
     held_out = validation_crops(image_size).float() / 255
     seen = 0

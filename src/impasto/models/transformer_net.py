@@ -5,6 +5,8 @@ Sources: Johnson et al. (arXiv:1603.08155) and its supplement (layers); Ulyanov 
 (nearest-neighbour upsampling + convolution).
 """
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -269,3 +271,12 @@ class TransformerNet(nn.Module):
         wave = torch.cat([there, there[1:-1].flip(0)])
         # indexed, not sliced: torch.export of torch 2.11 loses track of a slice's size
         return wave.repeat(self.minimum)[torch.arange(self._extended(size), device=device)]
+
+
+def with_norms(net: TransformerNet, norm: Callable[[InstanceNorm2d], InstanceNorm2d]) -> TransformerNet:
+    """The same network, weights shared, with other norms in place of its own: `net` may be in use meanwhile."""
+    twin = copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters()})
+    for layer in twin.modules():
+        if isinstance(layer, ConvNorm):
+            layer.norm = norm(layer.norm)
+    return twin

@@ -1,13 +1,11 @@
 """Instance norm of a picture that is seen in parts."""
 
-import copy
-
 from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional as F
 
 from impasto.models.moments import Moments
-from impasto.models.transformer_net import ConvNorm, InstanceNorm2d, TransformerNet
+from impasto.models.transformer_net import InstanceNorm2d, TransformerNet, with_norms
 
 
 class PictureNorm(InstanceNorm2d):
@@ -31,9 +29,5 @@ class PictureNorm(InstanceNorm2d):
 
 
 def with_picture_norms(net: TransformerNet) -> TransformerNet:
-    """The same network, weights shared, with norms of its own: another thread may use `net` at the same time."""
-    twin = copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters()})
-    for layer in twin.modules():
-        if isinstance(layer, ConvNorm):
-            layer.norm = PictureNorm(layer.norm)
-    return twin
+    """The network with norms of a whole picture."""
+    return with_norms(net, PictureNorm)

@@ -14,7 +14,7 @@ from av.video.format import VideoFormat
 from av.video.reformatter import VideoReformatter
 
 from impasto.errors import UserError
-from impasto.picture import Picture, as_type, unit
+from impasto.picture import Picture, converted
 from impasto.video.clip import Clip
 from impasto.video.colours import Colours, from_rgb
 
@@ -70,7 +70,7 @@ class Encoder:
         width, height = self.encoding.size
         pixels = picture.pixels[:height, :width]
         if not is_deep(self.encoding.format):
-            pixels = as_type(unit(pixels), np.uint8)
+            pixels = converted(pixels, np.uint8)
         frame = from_rgb(pixels, self.encoding.format, self.encoding.colours, self.reformatter)
         frame.pts, frame.time_base = time, self.encoding.time_base
         return self.context.encode(frame)
