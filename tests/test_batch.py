@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from impasto import batch, picture
+from impasto import batch, picture_files
 from impasto.checkpoint import save_network
 from impasto.commands.stylize import stylize
 from impasto.controls import Controls
@@ -19,7 +19,7 @@ from impasto.folder import REPORT
 from impasto.image import read_image
 from impasto.job import Job, default_output
 from impasto.models.transformer_net import TransformerNet
-from impasto.picture import read_picture
+from impasto.picture_files import read_picture
 
 from .conftest import ROOT, noise_image
 
@@ -229,7 +229,7 @@ def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
 
 def test_larger_images_than_pillow_takes_are_read_where_they_are_allowed(network_file, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    monkeypatch.setattr(picture, "MEGAPIXELS", 0.002)
+    monkeypatch.setattr(picture_files, "MEGAPIXELS", 0.002)
     noise_image(60, 50).save(tmp_path / "a.png")
     words = [f"ckpt={network_file}", f"input={tmp_path / 'a.png'}", "device=cpu"]
     with pytest.raises(UserError, match="too large"):

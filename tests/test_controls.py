@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from impasto.controls import LUMA, Controls, composite, finish, read_mask
+from impasto.controls import LUMA, Controls, finish, read_mask
 from impasto.errors import UserError
-from impasto.picture import Picture, unit
+from impasto.levels import composite, unit
+from impasto.picture import Picture
 
 
 @pytest.fixture(params=["uint8", "uint16"])

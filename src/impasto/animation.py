@@ -9,7 +9,8 @@ from PIL import Image, ImageSequence
 
 from impasto.errors import UserError
 from impasto.files import whole_file
-from impasto.picture import MEGAPIXELS, SRGB, Picture, encoding_errors, from_pil, image_errors, open_image
+from impasto.picture import SRGB, Picture, from_pil
+from impasto.picture_files import MEGAPIXELS, encoding_errors, image_errors, open_image
 
 ANIMATED = frozenset({".gif", ".webp", ".png"})
 

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from impasto.errors import UserError
-from impasto.picture import Picture, as_type, resize_array, unit
+from impasto.levels import as_type, resize_array, unit
+from impasto.picture import Picture
 
 COLOURS = ("none", "luminance", "histogram")
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -76,16 +77,6 @@ def finish(stylized: np.ndarray, photo: np.ndarray, controls: Controls) -> np.nd
         elif controls.preserve_color == "histogram":
             picture = (picture - before) @ matrix + after
         result[rows] = as_type(content + np.float32(controls.strength) * (picture.clip(0, 1) - content), photo.dtype)
-    return result
-
-
-def composite(inside: np.ndarray, outside: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`inside` where the mask, (height, width) in [0, 1], is 1, `outside` where it is 0; blended between."""
-    result = np.empty_like(inside)
-    for top in range(0, len(inside), ROWS):
-        rows = slice(top, top + ROWS)
-        cover = mask[rows, :, None]
-        result[rows] = as_type(unit(inside[rows]) * cover + unit(outside[rows]) * (1 - cover), inside.dtype)
     return result
 
 

@@ -5,8 +5,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from impasto.animation import Animation
 from impasto.errors import PictureError, UserError
 from impasto.image import find_images
 from impasto.job import Job, Look, default_output, json_line, read_content, result_suffix, write_result
-from impasto.picture import Picture, check_file
+from impasto.picture import Picture
+from impasto.picture_files import check_file
 from impasto.video import is_video
 
 log = logging.getLogger("impasto")
@@ -71,65 +73,103 @@ def stylize_folder(job: Job, look: Look, folder: Path, output: str | None, as_js
         raise UserError(f"{counts['failed']} of {len(sources)} images failed; {str(place / REPORT)!r} says why")
 
 
+@dataclass(frozen=True)
+class _Read:
+    """An image of the folder: what it holds, an error where it cannot be read, None where it was painted before."""
+
+    source: Path
+    target: Path
+    sha256: str
+    content: Picture | Animation | UserError | None
+
+
 def _painted(
     job: Job, look: Look, sources: Sequence[Path], targets: Sequence[Path], before: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """A record for each image, in order; while one is painted, the next is read and the last one written."""
-
-    def read(source: Path, target: Path) -> tuple[str, Picture | Animation | UserError | None]:
-        try:
-            check_file(source)
-            if len(os.fsencode(target.name)) > NAME_BYTES:
-                return "", UserError(f"{str(source)!r} has too long a name for its result's")
-            with source.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if target.is_file() and before.get(str(target)) == digest:
-                return digest, None
-            return digest, read_content(job, source, target.suffix.lower())
-        except UserError as error:
-            return "", error
-        except OSError as error:
-            return "", UserError(f"{str(source)!r} cannot be read: {error.strerror or error}")
-
+    """A record for each image, in order; while some are painted, the next are read and the last ones written."""
+    groups = _groups(look, (_read(job, *pair, before) for pair in zip(sources, targets, strict=True)))
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        pairs = list(zip(sources, targets, strict=True))
-        ahead: Future[Any] = reader.submit(read, *pairs[0])
-        behind: tuple[Future[None], dict[str, Any]] | None = None
+        ahead: Future[list[_Read]] = reader.submit(next, groups, [])
+        behind: list[tuple[dict[str, Any], Future[None] | None]] = []
         try:
-            for index, (source, target) in enumerate(pairs):
-                digest, picture = ahead.result()
+            while group := ahead.result():
+                ahead = reader.submit(next, groups, [])
                 begun = time.perf_counter()
-                if index + 1 < len(pairs):
-                    ahead = reader.submit(read, *pairs[index + 1])
-                record = {"input": str(source), "output": str(target), "sha256": digest, "status": "done"}
-                painted: Picture | Animation | None = None
-                if picture is None:
-                    record["status"] = "skipped"
-                elif isinstance(picture, UserError):
-                    record |= {"status": "failed", "error": str(picture)}
-                else:
-                    try:
-                        painted = picture.painted(look.paint) if isinstance(picture, Animation) else look.paint(picture)
-                    except UserError as error:
-                        record |= {"status": "failed", "error": str(error)}
-                if behind is not None:
-                    yield _written(*behind)
-                    behind = None
-                if painted is None:
-                    yield record
-                else:
-                    record["seconds"] = round(time.perf_counter() - begun, 3)
-                    behind = writer.submit(write_result, job, painted, target, target.suffix.lower()), record
-            if behind is not None:
-                yield _written(*behind)
+                results = _paint(look, group)
+                seconds = round((time.perf_counter() - begun) / len(group), 3)
+                for record, writing in behind:
+                    yield _written(record, writing)
+                behind = []
+                for image, result in zip(group, results, strict=True):
+                    record = {"input": str(image.source), "output": str(image.target), "sha256": image.sha256}
+                    writing = None
+                    if result is None:
+                        record["status"] = "skipped"
+                    elif isinstance(result, UserError):
+                        record |= {"status": "failed", "error": str(result)}
+                    else:
+                        record |= {"status": "done", "seconds": seconds}
+                        writing = writer.submit(write_result, job, result, image.target, image.target.suffix.lower())
+                    behind.append((record, writing))
+            for record, writing in behind:
+                yield _written(record, writing)
         finally:
             ahead.cancel()
 
 
-def _written(writing: Future[None], record: dict[str, Any]) -> dict[str, Any]:
+def _read(job: Job, source: Path, target: Path, before: dict[str, str]) -> _Read:
+    try:
+        check_file(source)
+        if len(os.fsencode(target.name)) > NAME_BYTES:
+            raise UserError(f"{str(source)!r} has too long a name for its result's")
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        there = target.is_file() and before.get(str(target)) == digest
+        return _Read(source, target, digest, None if there else read_content(job, source, target.suffix.lower()))
+    except UserError as error:
+        return _Read(source, target, "", error)
+    except OSError as error:
+        return _Read(source, target, "", UserError(f"{str(source)!r} cannot be read: {error.strerror or error}"))
+
+
+def _groups(look: Look, images: Iterable[_Read]) -> Iterator[list[_Read]]:
+    """Pictures of one size that follow one another, as many as are painted at once; anything else alone."""
+    group: list[_Read] = []
+    room, size = 1, (0, 0)
+    for image in images:
+        picture = image.content if isinstance(image.content, Picture) else None
+        if group and (picture is None or picture.size != size):
+            yield group
+            group = []
+        group.append(image)
+        if len(group) == 1:
+            room, size = (1, (0, 0)) if picture is None else (look.at_once(picture), picture.size)
+        if len(group) == room:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _paint(look: Look, group: Sequence[_Read]) -> list[Picture | Animation | UserError | None]:
+    """What becomes of each; a picture that cannot be painted does not take the others with it."""
+    try:
+        if isinstance(animation := group[0].content, Animation):
+            return [animation.painted(look.paint)]
+        if pictures := [image.content for image in group if isinstance(image.content, Picture)]:
+            return [*look.paint_all(pictures)]
+        return [image.content for image in group]  # nothing to paint
+    except UserError as error:
+        if len(group) == 1:
+            return [error]
+        return [result for image in group for result in _paint(look, [image])]
+
+
+def _written(record: dict[str, Any], writing: Future[None] | None) -> dict[str, Any]:
     """The record of an image, once it is written; a full disk ends it all: the next image would fare no better."""
     try:
-        writing.result()
+        if writing is not None:
+            writing.result()
     except PictureError as error:
         return record | {"status": "failed", "error": f"{record['input']!r}: {error}"}
     return record

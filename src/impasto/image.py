@@ -10,7 +10,8 @@ from PIL import Image
 
 from impasto.errors import UserError
 from impasto.files import whole_file
-from impasto.picture import from_pil, image_errors, open_image
+from impasto.picture import from_pil
+from impasto.picture_files import image_errors, open_image
 
 WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
 SUFFIXES = WRITABLE | {".ppm", ".pgm", ".heic", ".heif"}

@@ -5,15 +5,19 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from impasto.animation import ANIMATED, Animation, read_animation, write_animation
-from impasto.controls import Controls
+from impasto.controls import Controls, read_mask
 from impasto.engines import Engine
 from impasto.errors import UserError
 from impasto.image import WRITABLE
-from impasto.picture import MEGAPIXELS, QUALITY, Picture, read_picture, write_picture
+from impasto.picture import Picture
+from impasto.picture_files import MEGAPIXELS, QUALITY, read_picture, write_picture
 from impasto.stylizer import FEATHER, Stylizer, masked
 from impasto.video import WRITABLE as WRITABLE_VIDEOS
 from impasto.video import is_video
@@ -41,13 +45,18 @@ class Job:
 class Look:
     """One way to paint: a name for files, the function, and a key that changes with anything that changes pictures.
 
-    `engines` are the networks behind it.
+    `at_once` tells how many pictures of a size are best painted together; `engines` are the networks behind it.
     """
 
     name: str
-    paint: Callable[[Picture], Picture]
+    paint_all: Callable[[Sequence[Picture]], list[Picture]]
+    at_once: Callable[[Picture], int]
     key: str
     engines: tuple[Engine, ...]
+
+    def paint(self, picture: Picture) -> Picture:
+        """One picture."""
+        return self.paint_all([picture])[0]
 
 
 def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
@@ -70,25 +79,38 @@ def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
         options = {**asdict(job), "mask": None, "controls": asdict(job.controls), "smooth": film and job.smooth}
         return hashlib.sha256(json.dumps([contents, options], sort_keys=True).encode()).hexdigest()[:16]
 
-    def painter(stylizer: Stylizer) -> Callable[[Picture], Picture]:
-        def paint(picture: Picture) -> Picture:
-            painted = stylizer.paint(picture, job.controls)
-            return painted if mask is None else masked(painted, picture, mask, job.feather)
+    def at_once(picture: Picture) -> int:
+        return min(each.at_once(picture, job.controls) for each in stylizers)
 
-        return paint
+    def look(name: str, paint_all: Callable[[Sequence[Picture]], list[Picture]], *numbers: int) -> Look:
+        sources = key(*(networks[number] for number in numbers))
+        return Look(name, paint_all, at_once, sources, tuple(stylizers[number].engine for number in numbers))
 
-    if mask is not None and len(networks) == 2:
-        split, (first, second) = mask, stylizers
+    plain = [partial(each.paint_all, controls=job.controls) for each in stylizers]
+    names = [each.name for each in stylizers]
+    if mask is None:
+        return [
+            look(name, paint_all, number) for number, (name, paint_all) in enumerate(zip(names, plain, strict=True))
+        ]
+    split = _split(mask, job.feather)
+    if len(stylizers) == 2:
+        inside, outside = plain
+        return [look("_".join(names), lambda pictures: split(inside(pictures), outside(pictures)), 0, 1)]
+    return [look(names[0], lambda pictures: split(plain[0](pictures), pictures), 0)]
 
-        def both(picture: Picture) -> Picture:
-            inside, outside = first.paint(picture, job.controls), second.paint(picture, job.controls)
-            return masked(inside, outside, split, job.feather)
 
-        return [Look(f"{first.name}_{second.name}", both, key(*networks), (first.engine, second.engine))]
-    return [
-        Look(each.name, painter(each), key(path), (each.engine,))
-        for each, path in zip(stylizers, networks, strict=True)
-    ]
+def _split(mask: Picture, feather: float) -> Callable[[Sequence[Picture], Sequence[Picture]], list[Picture]]:
+    """Combines pictures for the inside of a mask with those for its outside."""
+
+    @lru_cache(maxsize=1)  # pictures of one size often follow one another, as the frames of a film do
+    def cover(size: tuple[int, int]) -> np.ndarray:
+        return read_mask(mask, size, feather)
+
+    def split(insides: Sequence[Picture], outsides: Sequence[Picture]) -> list[Picture]:
+        pairs = zip(insides, outsides, strict=True)
+        return [masked(inside, outside, cover(inside.size)) for inside, outside in pairs]
+
+    return split
 
 
 def default_output(source: Path, style: str) -> Path:

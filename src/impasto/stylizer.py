@@ -1,16 +1,19 @@
 """A trained network at work: `Stylizer.load("starry_night")(image, strength=0.8)`. Knows nothing of training."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from impasto.controls import Controls, composite, finish, read_mask
+from impasto.controls import Controls, finish, read_mask
 from impasto.engines import Engine, TiledEngine, load_engine
 from impasto.errors import UserError
-from impasto.picture import LEVELS, Picture, as_type, from_pil, resize_array, unit
+from impasto.levels import LEVELS, as_type, composite, resize_array, unit
+from impasto.picture import Picture, from_pil
 from impasto.styles import find_checkpoint, style_name
 
 if TYPE_CHECKING:
@@ -60,37 +63,64 @@ class Stylizer:
         """
         chosen = Controls(**controls)
 
-        def painted(picture: Picture) -> Picture:
-            result = self.paint(picture, chosen)
-            return result if mask is None else masked(result, picture, from_pil(mask), feather)
+        def painted(pictures: list[Picture]) -> list[Picture]:
+            results = self.paint_all(pictures, chosen)
+            if mask is None:
+                return results
+            cover = read_mask(from_pil(mask), results[0].size, feather)  # of one size all
+            return [masked(result, picture, cover) for result, picture in zip(results, pictures, strict=True)]
 
         if isinstance(image, Image.Image):
-            return painted(from_pil(image)).to_pil()
+            return painted([from_pil(image)])[0].to_pil()
         if isinstance(image, np.ndarray):
-            return _to_array(painted(_from_array(image)), image.shape[2])
+            return _to_array(painted([_from_array(image)])[0], image.shape[2])
         batch = image if image.ndim == 4 else image[None]
         arrays = [each.detach().float().cpu().numpy().transpose(1, 2, 0) for each in batch]
-        stylized = np.stack([painted(_from_array(array)).pixels for array in arrays]).transpose(0, 3, 1, 2)
+        results = painted([_from_array(array) for array in arrays])
+        stylized = np.stack([result.pixels for result in results]).transpose(0, 3, 1, 2)
         result = image.new_tensor(np.ascontiguousarray(stylized))
         return result if image.ndim == 4 else result[0]
 
     def paint(self, picture: Picture, controls: Controls = Controls()) -> Picture:  # noqa: B008, which is frozen
         """Stylize a picture as the controls say; transparency and EXIF stay. Raises `UserError`."""
-        seen, size = controls.sizes(*picture.size)
-        photo = picture.resized(size)
-        if controls.strength == 0:
-            return photo
-        content = photo.filled()
-        stylized = self._network(content if seen == size else picture.resized(seen).filled())
-        return replace(photo, pixels=finish(resize_array(stylized, size), content, controls))
+        return self.paint_all([picture], controls)[0]
 
-    def _network(self, pixels: np.ndarray) -> np.ndarray:
-        """The network's picture of (height, width, 3) of any type, as the same."""
-        height, width = pixels.shape[:2]
+    def paint_all(self, pictures: Sequence[Picture], controls: Controls = Controls()) -> list[Picture]:  # noqa: B008
+        """Stylize pictures as `paint` does; those of one size that follow one another at once, where that pays."""
+        photos = [picture.resized(controls.sizes(*picture.size)[1]) for picture in pictures]
+        if controls.strength == 0:
+            return photos
+        contents = [photo.filled() for photo in photos]
+        seen = []
+        for picture, photo, content in zip(pictures, photos, contents, strict=True):
+            size = controls.sizes(*picture.size)[0]
+            seen.append(content if size == photo.size else picture.resized(size).filled())
+        stylized: list[np.ndarray] = []
+        for _, group in groupby(seen, lambda pixels: (pixels.shape, pixels.dtype)):
+            waiting = list(group)
+            count = self._at_once(*waiting[0].shape[:2])
+            for first in range(0, len(waiting), count):
+                stylized += self._network(waiting[first : first + count])
+        return [
+            replace(photo, pixels=finish(resize_array(pixels, photo.size), content, controls))
+            for photo, pixels, content in zip(photos, stylized, contents, strict=True)
+        ]
+
+    def at_once(self, picture: Picture, controls: Controls) -> int:
+        """How many of a picture's size the network takes in one batch."""
+        width, height = controls.sizes(*picture.size)[0]
+        return self._at_once(height, width)
+
+    def _at_once(self, height: int, width: int) -> int:
+        return max(1, self.engine.batch_pixels // (height * width))
+
+    def _network(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The network's pictures of arrays (height, width, 3) of one size and type, as the same."""
+        height, width = pictures[0].shape[:2]
         try:
             if tile := self._tile(height, width):
-                return self._in_tiles(pixels, tile)
-            content = np.ascontiguousarray(unit(pixels).transpose(2, 0, 1)[None])
+                return [self._in_tiles(pixels, tile) for pixels in pictures]
+            content = np.stack([unit(pixels).transpose(2, 0, 1) for pixels in pictures])
             stylized = self.engine(content)
         except MemoryError:
             smaller = f"size={max(width, height) // 2}"
@@ -100,7 +130,7 @@ class Stylizer:
             ) from None
         if stylized.shape != content.shape or not np.isfinite(stylized).all():
             raise UserError("the network gives no picture: its file is damaged, or was made to deceive")
-        return as_type(stylized[0].transpose(1, 2, 0), pixels.dtype)
+        return [as_type(each.transpose(1, 2, 0), pictures[0].dtype) for each in stylized]
 
     def _tile(self, height: int, width: int) -> int | None:
         """Side of the tiles, px; None or 0 for the whole at once."""
@@ -118,9 +148,8 @@ class Stylizer:
         return unit(stylized) if pixels.dtype == np.float32 else stylized
 
 
-def masked(inside: Picture, outside: Picture, mask: Picture, feather: float = FEATHER) -> Picture:
-    """`inside` where the mask is white, `outside`, brought to its size, where it is black. Raises `UserError`."""
-    cover = read_mask(mask, inside.size, feather)
+def masked(inside: Picture, outside: Picture, cover: np.ndarray) -> Picture:
+    """`inside` where a mask that `read_mask` gave for its size is 1; `outside`, brought to its size, where it is 0."""
     return replace(inside, pixels=composite(inside.pixels, outside.resized(inside.size).pixels, cover))
 
 

@@ -56,7 +56,8 @@ def flicker(words: list[str]) -> None:
         raise UserError("measuring flicker takes two packages more: pip install 'impasto[benchmark]'")
 
     from impasto.evaluation.flicker import warping_error
-    from impasto.picture import Picture, unit
+    from impasto.levels import unit
+    from impasto.picture import Picture
     from impasto.stylizer import Stylizer
     from impasto.temporal import with_memory
 
@@ -77,7 +78,7 @@ def read_frames(source: Path, size: int, count: int) -> "list[Picture]":
     """The first frames of a video or a folder, `size` px on the long side. Raises `UserError`."""
     from impasto.controls import fitted
     from impasto.image import find_images
-    from impasto.picture import MEGAPIXELS, read_picture
+    from impasto.picture_files import MEGAPIXELS, read_picture
     from impasto.video.clip import Pictures, open_frames, read_clip
 
     if source.is_dir():

@@ -85,7 +85,7 @@ def stylize(words: list[str]) -> None:
     from impasto.batch import run  # takes a while: mistakes above are answered at once
     from impasto.controls import Controls
     from impasto.job import Job
-    from impasto.picture import MEGAPIXELS
+    from impasto.picture_files import MEGAPIXELS
     from impasto.styles import find_checkpoints
 
     controls = Controls(options.strength, options.preserve_color, options.size, options.stroke, options.upscale)

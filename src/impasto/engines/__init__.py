@@ -1,6 +1,6 @@
 """Trained networks ready to run, alike to their caller whatever runs them.
 
-An engine maps float32 RGB in [0, 1], a NumPy array of shape (1, 3, height, width), to the stylized array of that
+An engine maps float32 RGB in [0, 1], a NumPy array of shape (batch, 3, height, width), to the stylized array of that
 shape and range; it raises `MemoryError` where a size takes more memory than its device has. NumPy, so that an ONNX
 graph needs no torch.
 """
@@ -15,14 +15,20 @@ from impasto.errors import UserError
 
 
 class Engine(Protocol):
-    """What stylizes: `metadata` is the record that its file carries; where and in what precision it runs."""
+    """What stylizes: `metadata` is the record that its file carries; where and in what precision it runs.
+
+    Images of one size gain by being in one batch while it has no more than `batch_pixels`; 0: a batch is one image.
+    """
 
     metadata: dict[str, Any]
     device: str
     precision: str
+    batch_pixels: int
 
-    def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
-        """The stylized image."""
+    def __call__(
+        self, content: Float32[np.ndarray, "batch 3 height width"]
+    ) -> Float32[np.ndarray, "batch 3 height width"]:
+        """The stylized images."""
 
 
 @runtime_checkable

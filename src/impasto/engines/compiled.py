@@ -50,6 +50,8 @@ class CompiledEngine:
     Raises `UserError` for a damaged file, or one compiled for another machine or version of torch.
     """
 
+    batch_pixels = 0
+
     def __init__(self, path: Path, device: str = "auto") -> None:
         record = read_record(path)
         target, wanted = record.pop("target"), choose_device(device).type

@@ -18,6 +18,7 @@ class OnnxEngine:
     """
 
     precision = "float32"
+    batch_pixels = 0
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         try:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from impasto.picture import as_type
+from impasto.levels import as_type
 
 
 def warping_error(contents: Sequence[np.ndarray], stylized: Sequence[np.ndarray]) -> float:

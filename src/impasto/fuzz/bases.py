@@ -11,7 +11,8 @@ import torch
 from PIL import Image, ImageFilter, PngImagePlugin
 
 from impasto.models.transformer_net import TransformerNet
-from impasto.picture import Picture, write_picture
+from impasto.picture import Picture
+from impasto.picture_files import write_picture
 
 WIDTH, DEPTH = 2, 0  # of the networks
 

@@ -29,7 +29,7 @@ from impasto.fuzz.mutations import mutated, odd_record
 from impasto.image import read_image
 from impasto.job import Job
 from impasto.models.transformer_net import TransformerNet
-from impasto.picture import image_errors, open_image, read_picture
+from impasto.picture_files import image_errors, open_image, read_picture
 
 FOUND = "found"  # the folder, in a worker's own, of inputs that are findings, each named by its number
 MEGAPIXELS = 0.25

@@ -14,7 +14,8 @@ from av.video.format import VideoFormat
 from av.video.reformatter import VideoReformatter
 
 from impasto.errors import UserError
-from impasto.picture import Picture, converted
+from impasto.levels import converted
+from impasto.picture import Picture
 from impasto.video.clip import Clip
 from impasto.video.colours import Colours, from_rgb
 

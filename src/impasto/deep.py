@@ -1,0 +1,57 @@
+"""16 bits a channel in colour, PNG and TIFF, by libvips: Pillow would round them to 8."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from impasto.picture import SRGB, Picture, is_srgb
+
+DEEP = frozenset({".png", ".tif", ".tiff"})  # formats with 16 bits
+LOADERS = {"PNG": "pngload", "TIFF": "tiffload"}  # what libvips reads them with
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether there are 16 bits a channel in colour, which Pillow would round to 8."""
+    sixteen = re.search(r";16[BLN]?\b", str(getattr(image, "tile", "")))
+    return image.format in LOADERS and image.mode in ("RGB", "RGBA", "RGBa") and sixteen is not None
+
+
+def read_deep(
+    source: str | os.PathLike[str] | IO[bytes], image_format: str, exif: bytes, check_size: Callable[[int, int], None]
+) -> Picture:
+    """Read what `is_deep`; `image_format` is what Pillow saw, `check_size` is asked before anything is decoded."""
+    import pyvips
+
+    loader = LOADERS[image_format]  # libvips knows many more
+    if isinstance(source, str | os.PathLike):
+        image = getattr(pyvips.Image, loader)(os.fspath(source), fail_on="truncated")
+    else:
+        source.seek(0)
+        image = getattr(pyvips.Image, f"{loader}_buffer")(source.read(), fail_on="truncated")
+    check_size(image.width, image.height)  # which Pillow may have read otherwise
+    image = image.autorot()
+    if image.get_typeof("icc-profile-data") and not is_srgb(image.get("icc-profile-data")):
+        image = image.icc_transform("srgb", depth=16, embedded=True)
+    if image.bands < 3:  # grey with transparency
+        image = image.colourspace("rgb16")
+    array = image.cast("ushort").numpy()
+    pixels, alpha = array[..., :3], array[..., 3] if array.shape[2] > 3 else None
+    return Picture(np.ascontiguousarray(pixels), None if alpha is None or alpha.min() == 65535 else alpha, exif)
+
+
+def deep_bytes(picture: Picture, suffix: str) -> bytes:
+    """The file's content, of a picture in uint16."""
+    import pyvips
+
+    array = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    image = pyvips.Image.new_from_array(array, interpretation="rgb16").copy()
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", SRGB)
+    if picture.exif:
+        image.set_type(pyvips.GValue.blob_type, "exif-data", picture.exif)
+    options = {"compression": "deflate"} if suffix != ".png" else {}
+    content: bytes = image.write_to_buffer(suffix, **options)
+    return content

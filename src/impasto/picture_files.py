@@ -1,0 +1,169 @@
+"""Image files without loss: read, whatever Pillow calls them, within limits; written whole or not at all.
+
+Pillow reads and writes; where it would round 16 bits to 8 (PNG and TIFF in colour), libvips does.
+"""
+
+import ctypes
+import logging
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from impasto.deep import DEEP, deep_bytes, is_deep, read_deep
+from impasto.errors import PictureError, UserError, one_line
+from impasto.files import whole_file
+from impasto.picture import SRGB, Picture, from_pil, kept_exif
+
+log = logging.getLogger("impasto")
+
+# Pillow and libvips remark on large files, cut metadata and odd palettes: what matters is refused
+warnings.filterwarnings("ignore", module=r"PIL\.")
+for library in ("PIL", "pyvips"):
+    logging.getLogger(library).setLevel(logging.CRITICAL)
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM")
+OPAQUE = frozenset({".jpg", ".jpeg", ".bmp"})  # formats without transparency
+MEGAPIXELS = 178  # that are decoded unless more is allowed; from there on Pillow refuses by itself
+QUALITY = 95
+
+
+def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> Picture:
+    """Read an image file or stream; of an animation, the first frame.
+
+    Raises `UserError` if it is missing, no image, damaged, or has more than `megapixels`.
+    """
+    with image_errors(source), open_image(source, megapixels) as image:
+        if is_deep(image):
+            return read_deep(
+                source,
+                str(image.format),
+                kept_exif(image),
+                lambda width, height: _check_size(source, width, height, megapixels),
+            )
+        return from_pil(image)
+
+
+@contextmanager
+def image_errors(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[None]:
+    """Turn what Pillow raises for a missing, damaged or dangerous image into a `UserError` that names it."""
+    shown = _shown(source)
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"there is no image {shown}") from None
+    except IsADirectoryError:
+        raise UserError(f"{shown} is a folder, not an image") from None
+    except UnidentifiedImageError:
+        heif = shown.lower().endswith((".heic'", ".heif'")) and "HEIF" not in _formats()
+        mend = ": HEIC takes pip install 'impasto[heic]'" if heif else ""
+        raise UserError(f"{shown} is not an image that can be read{mend}") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{shown} is too large: {error}") from None
+    except Exception as error:  # what decoders raise for damaged files has no common base
+        raise UserError(f"{shown} cannot be read: {one_line(error)}") from None
+
+
+def open_image(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> Image.Image:
+    """Open an image without decoding it, in one of the formats that we read. Raises `UserError` for too large a one."""
+    if isinstance(source, str | os.PathLike):
+        check_file(source)
+    image = Image.open(source, formats=_formats())
+    try:
+        _check_size(source, *image.size, megapixels)
+    except UserError:
+        image.close()
+        raise
+    return image
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Raise `UserError` for a pipe or a device, which might never end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{os.fspath(path)!r} is a pipe or a device, not an image")
+
+
+def _check_size(source: Any, width: int, height: int, megapixels: float) -> None:
+    if width * height > megapixels * 1e6:
+        raise UserError(
+            f"{_shown(source)} has {width * height / 1e6:.0f} megapixels, more than max_megapixels={megapixels:g}: "
+            "allow more if you trust it"
+        )
+
+
+def write_picture(
+    picture: Picture, target: str | os.PathLike[str] | IO[bytes], suffix: str = "", quality: int = QUALITY
+) -> None:
+    """Write a picture as its suffix says, tagged as sRGB; a file appears whole or not at all.
+
+    16 bits stay where the format has them, transparency too; else it is laid over white, with a warning.
+    Raises `UserError` for a full disk or a folder without permission, `PictureError` for what the format cannot hold.
+    """
+    if isinstance(target, str | os.PathLike):
+        suffix = suffix or Path(target).suffix.lower()
+        with whole_file(target) as temporary, temporary.open("wb") as file:
+            _write(picture, file, suffix, quality)
+    else:
+        _write(picture, target, suffix, quality)
+
+
+def _write(picture: Picture, file: IO[bytes], suffix: str, quality: int) -> None:
+    if picture.alpha is not None and suffix in OPAQUE:
+        log.warning("%s has no transparency: it is laid over white", suffix)
+        picture = picture.over_white()
+    with encoding_errors(suffix):
+        if picture.pixels.dtype == np.uint16 and suffix in DEEP:
+            file.write(deep_bytes(picture, suffix))
+        else:
+            _encode(picture, file, suffix, quality)
+
+
+@contextmanager
+def encoding_errors(suffix: str) -> Iterator[None]:
+    """Turn what encoders raise for a picture, as one with too long a side, into a `PictureError`."""
+    try:
+        yield
+    except Exception as error:  # no common base
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        raise PictureError(f"this picture cannot be written as {suffix}: {one_line(error)}") from None
+
+
+def _encode(picture: Picture, file: IO[bytes], suffix: str, quality: int) -> None:
+    options: dict[str, Any] = {"quality": quality, "icc_profile": SRGB}
+    if picture.exif:
+        options["exif"] = picture.exif
+    if suffix in (".tif", ".tiff"):
+        del options["quality"]  # which is of JPEG in TIFF
+        if not picture.exif:  # with which Pillow 13 cannot compress
+            options["compression"] = "tiff_deflate"
+    picture.to_pil().save(file, format=Image.registered_extensions()[suffix], **options)
+
+
+@cache
+def _formats() -> list[str]:
+    """What we read: formats of photos and pictures, not all that Pillow knows; HEIF where its package is."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    with suppress(AttributeError, OSError):  # as where libtiff is no library of its own
+        libtiff = ctypes.CDLL(Image.core.__file__)  # and what it is linked with
+        libtiff.TIFFSetErrorHandler(None)  # which would print: what matters is raised, too
+        libtiff.TIFFSetWarningHandler(None)
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _shown(source: Any) -> str:
+    return repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else "the stream"

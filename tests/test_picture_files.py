@@ -1,0 +1,231 @@
+import io
+
+import numpy as np
+import pytest
+import pyvips
+from PIL import Image, ImageCms
+
+from impasto.errors import UserError
+from impasto.levels import as_type, unit
+from impasto.picture import Picture
+from impasto.picture_files import read_picture, write_picture
+
+from .conftest import noise_image
+
+
+def deep(width=13, height=9, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 65536, (height, width, channels), dtype=np.uint16)
+
+
+def smooth(width=64, height=48):
+    rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    return np.stack([rows, columns, 1 - rows], axis=2).astype(np.float32) * 0.8 + 0.1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_sixteen_bits_survive(tmp_path, suffix, alpha):
+    levels = deep(channels=4)
+    picture = Picture(levels[..., :3], levels[..., 3] if alpha else None)
+    write_picture(picture, tmp_path / f"a{suffix}")
+    again = read_picture(tmp_path / f"a{suffix}")
+    assert again.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(again.pixels, picture.pixels)
+    if alpha:
+        np.testing.assert_array_equal(again.alpha, picture.alpha)
+    else:
+        assert again.alpha is None
+
+
+def test_sixteen_bits_of_grey_and_from_a_stream(tmp_path):
+    levels = deep()[..., 0]
+    Image.fromarray(levels).save(tmp_path / "grey.png")
+    grey = read_picture(tmp_path / "grey.png")
+    np.testing.assert_array_equal(grey.pixels, np.repeat(levels[..., None], 3, axis=2))
+    stream = io.BytesIO()
+    write_picture(Picture(deep()), stream, ".png")
+    stream.seek(0)
+    np.testing.assert_array_equal(read_picture(stream).pixels, deep())
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp", ".avif", ".gif"])
+def test_formats_of_eight_bits_get_eight(tmp_path, suffix):
+    picture = Picture(as_type(smooth(), "uint16"))
+    write_picture(picture, tmp_path / f"a{suffix}")
+    again = read_picture(tmp_path / f"a{suffix}")
+    assert again.pixels.dtype == np.uint8
+    assert np.abs(unit(again.pixels) - smooth()).mean() < 0.02
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colours_of_another_profile_become_srgb(tmp_path, bits):
+    dtype = "uint8" if bits == 8 else "uint16"
+    image = pyvips.Image.new_from_array(as_type(smooth() * 0.5 + 0.25, dtype))
+    wide = image.copy(interpretation="srgb" if bits == 8 else "rgb16").icc_transform("p3", depth=bits)
+    wide.write_to_file(str(tmp_path / "wide.png"))
+    with Image.open(tmp_path / "wide.png") as image:
+        untouched = np.asarray(image) / 255
+    picture = read_picture(tmp_path / "wide.png")
+    assert picture.pixels.dtype == dtype
+    assert np.abs(unit(picture.pixels) - (smooth() * 0.5 + 0.25)).max() < 2.5 / 255
+    assert np.abs(untouched - (smooth() * 0.5 + 0.25)).max() > 5 / 255  # it was another
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_results_are_tagged_as_srgb(tmp_path, suffix, dtype):
+    write_picture(Picture(as_type(smooth(), dtype)), tmp_path / f"a{suffix}")
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        profile = image.info["icc_profile"]
+    assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+
+
+def photo_with_exif(path, orientation=6, **options):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x8298] = orientation, "Camera & Co", "© somebody"
+    exif.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
+    exif.get_ifd(0x8825)[0x0001] = "N"
+    Image.fromarray(as_type(smooth(40, 20), "uint8")).save(path, exif=exif, **options)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_exif_is_kept_but_for_the_orientation(tmp_path, suffix):
+    photo_with_exif(tmp_path / "photo.jpg")
+    picture = read_picture(tmp_path / "photo.jpg")
+    assert picture.size == (20, 40)  # upright
+    write_picture(picture, tmp_path / f"a{suffix}")
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        exif = image.getexif()
+        assert exif[0x010F] == "Camera & Co"
+        assert exif.get_ifd(0x8769)[0x9003] == "2024:05:06 07:08:09"
+        assert exif.get_ifd(0x8825)[0x0001] == "N"
+        assert 0x0112 not in exif
+    assert read_picture(tmp_path / f"a{suffix}").size == (20, 40)
+
+
+def test_sixteen_bits_are_turned_upright_too(tmp_path):
+    image = pyvips.Image.new_from_array(deep(13, 9), interpretation="rgb16").copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)
+    image.write_to_file(str(tmp_path / "a.tif"))
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels, np.rot90(deep(13, 9), -1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".avif"])
+def test_transparency_is_kept(tmp_path, suffix):
+    alpha = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (48, 1))
+    write_picture(Picture(as_type(smooth(), "uint8"), alpha), tmp_path / f"a{suffix}", quality=100)
+    np.testing.assert_allclose(read_picture(tmp_path / f"a{suffix}").alpha.astype(int), alpha, atol=2)
+
+
+def test_a_format_without_transparency_lays_it_over_white_and_says_so(tmp_path, caplog):
+    picture = Picture(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
+    write_picture(picture, tmp_path / "a.jpg")
+    assert (read_picture(tmp_path / "a.jpg").pixels == 255).all()
+    assert "has no transparency" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "pixel", "alpha"),
+    [
+        ("L", 128, (128, 128, 128), None),
+        ("1", 1, (255, 255, 255), None),
+        ("LA", (40, 99), (40, 40, 40), 99),
+        ("RGBA", (9, 8, 7, 255), (9, 8, 7), None),
+        ("RGBA", (9, 8, 7, 0), (9, 8, 7), 0),
+        ("I;16", 51400, (51400, 51400, 51400), None),
+    ],
+)
+def test_modes(tmp_path, mode, colour, pixel, alpha):
+    Image.new(mode, (3, 2), colour).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    assert tuple(picture.pixels[1, 1]) == pixel
+    assert (None if picture.alpha is None else picture.alpha[1, 1]) == alpha
+
+
+def test_palette_with_transparency(tmp_path):
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 2, 4))
+    image.quantize(8).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.alpha[0].tolist() == [0, 0, 255, 255]
+    assert tuple(picture.pixels[0, 3]) == (255, 0, 0)
+
+
+def test_heic_is_read(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.fromarray(as_type(smooth(), "uint8"))).save(tmp_path / "a.heic", quality=95)
+    assert np.abs(unit(read_picture(tmp_path / "a.heic").pixels) - smooth()).mean() < 0.01
+
+
+def test_more_megapixels_than_allowed_are_refused_before_decoding(tmp_path):
+    noise_image(100, 100).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a.png' has 0 megapixels, more than max_megapixels=0.005"):
+        read_picture(tmp_path / "a.png", 0.005)
+
+
+@pytest.mark.parametrize(
+    "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\x01\xda\x01\x01\x00\x03", b""]
+)
+def test_formats_that_nobody_photographs_in_are_not_opened(tmp_path, content):
+    """EPS, for one, would start Ghostscript."""
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UserError, match="not an image that can be read"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_a_damaged_sixteen_bit_file_is_one_line(tmp_path):
+    write_picture(Picture(deep(90, 80)), tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"a.png' cannot be read: ") as error:
+        read_picture(tmp_path / "a.png")
+    assert "\n" not in str(error.value)
+
+
+def test_exif_that_no_segment_holds_goes_without_the_makers_note(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    exif.get_ifd(0x8769).update({0x9003: "2024:05:06 07:08:09", 0x927C: bytes(70_000)})
+    noise_image(9, 9).save(tmp_path / "a.png", exif=exif)
+    write_picture(read_picture(tmp_path / "a.png"), tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.getexif()[0x010F] == "Camera"
+        assert image.getexif().get_ifd(0x8769)[0x9003] == "2024:05:06 07:08:09"
+    exif[0x010E] = "long" * 20_000
+    noise_image(9, 9).save(tmp_path / "a.png", exif=exif)
+    assert read_picture(tmp_path / "a.png").exif == b""
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ZeroDivisionError(), RecursionError("deep\nand deeper"), MemoryError()]
+)
+def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, error):
+    def failing(*_, **__):
+        raise error
+
+    noise_image(9, 9).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", failing)
+    with pytest.raises(UserError, match=r"a.png' cannot be read: \S+") as raised:
+        read_picture(tmp_path / "a.png")
+    assert "\n" not in str(raised.value)
+
+
+def test_pillows_remarks_are_not_shown(run, tmp_path):
+    """Metadata that ends too early, of which Pillow warns: a picture all the same."""
+    photo_with_exif(tmp_path / "photo.jpg")
+    content = (tmp_path / "photo.jpg").read_bytes()
+    start = content.index(b"Exif\0\0") + 6
+    (tmp_path / "photo.jpg").write_bytes(content[: start + 8] + b"\xff\x7f" + content[start + 10 :])
+    code = f"from impasto.picture_files import read_picture; read_picture({str(tmp_path / 'photo.jpg')!r})"
+    (tmp_path / "read.py").write_text(code)
+    result = run(tmp_path / "read.py")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_floats_that_are_no_numbers_are_black(tmp_path):
+    levels = np.array([[0.5, 1.0, np.inf, -np.inf, np.nan]], np.float32)
+    levels.view(np.uint32)[0, 4] = 0x7FA00000  # a NaN that signals
+    Image.fromarray(levels[:, [0, 1, 3, 4]]).save(tmp_path / "a.tif")
+    assert read_picture(tmp_path / "a.tif").pixels[0, :, 0].tolist() == [32768, 65535, 0, 0]
+    Image.fromarray(levels).save(tmp_path / "a.tif")
+    assert read_picture(tmp_path / "a.tif").pixels[0, 2, 0] == 65535
