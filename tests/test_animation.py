@@ -38,7 +38,7 @@ def test_a_still_image_is_none(tmp_path):
 
 def test_all_frames_count_against_the_limit(tmp_path):
     film(tmp_path / "film.gif")
-    with pytest.raises(UserError, match=r"3 frames of 24×18 px are more than max_megapixels=0.001"):
+    with pytest.raises(UserError, match=r"film.gif' has 3 frames of 24×18 px, more than max_megapixels=0.001"):
         read_animation(tmp_path / "film.gif", 0.001)
 
 

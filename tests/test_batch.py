@@ -14,9 +14,10 @@ from impasto import batch, picture_files
 from impasto.checkpoint import save_network
 from impasto.commands.stylize import stylize
 from impasto.controls import Controls
+from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
 from impasto.folder import REPORT
-from impasto.image import read_image
+from impasto.image import read_image, to_array
 from impasto.job import Job, default_output
 from impasto.models.transformer_net import TransformerNet
 from impasto.picture_files import read_picture
@@ -98,6 +99,27 @@ def test_an_output_that_cannot_be_written_ends_a_folder(paint, photos, tmp_path,
         paint(photos, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.PNG", REPORT]
     assert "skipped" not in caplog.text
+
+
+def test_a_batch_that_fails_is_painted_one_by_one(paint, tmp_path, monkeypatch, caplog):
+    (tmp_path / "in").mkdir()
+    for index in range(5):
+        noise_image(40, 30, index).save(tmp_path / "in" / f"{index}.png")
+    sizes, engine = [], EagerEngine.__call__
+
+    def failing(self, content):
+        sizes.append(len(content))
+        if len(content) > 1 or np.array_equal(content, bad):
+            raise MemoryError
+        return engine(self, content)
+
+    bad = to_array(read_image(tmp_path / "in" / "3.png"))
+    monkeypatch.setattr(EagerEngine, "__call__", failing)
+    with pytest.raises(UserError, match="1 of 5 images failed"):
+        paint(tmp_path / "in", tmp_path / "out")
+    assert sizes == [5, 1, 1, 1, 1, 1]
+    assert [record["status"] for record in records(tmp_path / "out")] == ["done"] * 3 + ["failed", "done"]
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
 def test_names_that_would_meet_stay_apart(paint, tmp_path):
@@ -302,30 +324,41 @@ def test_a_pipe_and_machines(network_file, tmp_path):
     assert json.loads(line)["output"] == str(tmp_path / "b.png")
 
 
-def test_ctrl_c_leaves_whole_files_and_the_next_run_does_the_rest(network_file, tmp_path):
+def test_a_folder_killed_and_then_interrupted_is_done_by_the_next_run(network_file, tmp_path):
+    """Whole files only, whenever it ends; what is done is not done again; Ctrl-C leaves nothing else behind."""
     (tmp_path / "in").mkdir()
-    for index in range(40):
+    for index in range(30):
         noise_image(400, 300, index).save(tmp_path / "in" / f"{index:02d}.png")
+    out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "stylize.py"), f"ckpt={network_file}", f"input={tmp_path / 'in'}"]
-    command += [f"output={tmp_path / 'out'}", "device=cpu"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    while len(list((tmp_path / "out").glob("*.png"))) < 3 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"Traceback" not in stderr
-    written = list((tmp_path / "out").glob("*.png"))
-    assert 3 <= len(written) < 40
-    for path in written:
-        assert read_image(path).size == (400, 300)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {REPORT, *(path.name for path in written)}
-    done = [record for record in records(tmp_path / "out") if record["status"] == "done"]
+    command += [f"output={out}", "device=cpu"]
+
+    def written():
+        return {path.name for path in out.glob("[0-9]*.png")}
+
+    for number in (signal.SIGKILL, signal.SIGINT):
+        before = len(written())
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        while len(written()) < before + 3 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+        assert b"Traceback" not in stderr
+        assert before + 3 <= len(written()) < 30
+        for name in written():
+            assert read_image(out / name).size == (400, 300)
+        if number == signal.SIGKILL:
+            for half in out.glob(".*"):  # at most the one that was being written
+                half.unlink()
+    assert {path.name for path in out.iterdir()} == {REPORT, *written()}
+    done = [record["input"] for record in records(out) if record["status"] == "done"]
+    assert len(done) <= len(set(done)) + 2  # written, but not yet in the report when it was killed
     again = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
-    assert f"Wrote {40 - len(done)} images" in again.stdout
-    assert len(list((tmp_path / "out").glob("*.png"))) == 40
+    assert f"Wrote {30 - len(set(done))} images" in again.stdout
+    assert len(written()) == 30

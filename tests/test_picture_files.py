@@ -7,7 +7,7 @@ from PIL import Image, ImageCms
 
 from impasto.errors import UserError
 from impasto.levels import as_type, unit
-from impasto.picture import Picture
+from impasto.picture import SRGB, Picture
 from impasto.picture_files import read_picture, write_picture
 
 from .conftest import noise_image
@@ -229,3 +229,23 @@ def test_floats_that_are_no_numbers_are_black(tmp_path):
     assert read_picture(tmp_path / "a.tif").pixels[0, :, 0].tolist() == [32768, 65535, 0, 0]
     Image.fromarray(levels).save(tmp_path / "a.tif")
     assert read_picture(tmp_path / "a.tif").pixels[0, 2, 0] == 65535
+
+
+@pytest.mark.parametrize("space", ["lab", "scrgb"])
+def test_tiff_in_floats_is_read_as_sixteen_bits(tmp_path, space):
+    """Lab, and linear light: of which Pillow knows neither."""
+    photo = pyvips.Image.new_from_array(as_type(smooth(), "uint16"), interpretation="rgb16")
+    photo.colourspace(space).tiffsave(str(tmp_path / "a.tif"))
+    read = read_picture(tmp_path / "a.tif").pixels
+    assert read.dtype == np.uint16
+    assert np.abs(unit(read) - smooth()).max() < 0.01
+    with (tmp_path / "a.tif").open("rb") as stream:
+        np.testing.assert_array_equal(read_picture(stream).pixels, read)
+
+
+def test_floats_with_a_profile_are_in_its_coding(tmp_path):
+    image = pyvips.Image.new_from_array(smooth())
+    image = image.copy(interpretation="rgb")
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", SRGB)
+    image.tiffsave(str(tmp_path / "a.tif"))
+    assert np.abs(unit(read_picture(tmp_path / "a.tif").pixels) - smooth()).max() < 1e-4

@@ -13,7 +13,7 @@ from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
 from impasto.hardware import choose_device
 from impasto.image import read_image
-from impasto.picture import Picture
+from impasto.picture import Picture, from_pil
 from impasto.tensors import to_tensor
 from impasto.tiling import room
 
@@ -50,6 +50,27 @@ def test_tensors_come_back_as_they_are(stylizer, small_net):
         expected = small_net(batch.float()).double()
     assert_close(stylizer(batch), expected, rtol=0, atol=1e-5)
     assert_close(stylizer(batch[0]), expected[0], rtol=0, atol=1e-5)
+
+
+def test_pictures_of_one_size_are_one_batch(stylizer, monkeypatch):
+    """In their order, whatever lies between, and each as it is alone."""
+    batches, engine = [], type(stylizer.engine).__call__
+
+    def counted(self, content):
+        batches.append(content.shape)
+        return engine(self, content)
+
+    sizes = [(30, 20), (30, 20), (21, 33), (30, 20), (30, 20), (30, 20)]
+    pictures = [from_pil(noise_image(*size, seed)) for seed, size in enumerate(sizes)]
+    alone = [stylizer.paint(picture).pixels for picture in pictures]
+    monkeypatch.setattr(type(stylizer.engine), "__call__", counted)
+    monkeypatch.setattr(stylizer.engine, "batch_pixels", 1200)
+    together = [picture.pixels for picture in stylizer.paint_all(pictures)]
+    assert batches == [(2, 3, 20, 30), (1, 3, 33, 21), (2, 3, 20, 30), (1, 3, 20, 30)]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.astype(int), other, atol=1)
+    assert stylizer.at_once(pictures[0], Controls()) == 2
+    assert stylizer.at_once(pictures[0], Controls(size=300)) == 1
 
 
 def test_pillow_images_of_any_mode_become_rgb_or_keep_their_transparency(stylizer):

@@ -10,7 +10,7 @@ from PIL import Image, ImageSequence
 from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.picture import SRGB, Picture, from_pil
-from impasto.picture_files import MEGAPIXELS, encoding_errors, image_errors, open_image
+from impasto.picture_files import MEGAPIXELS, encoding_errors, image_errors, open_image, shown
 
 ANIMATED = frozenset({".gif", ".webp", ".png"})
 
@@ -41,7 +41,7 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
             return None
         if count * width * height > megapixels * 1e6:
             raise UserError(
-                f"{count} frames of {width}×{height} px are more than max_megapixels={megapixels:g}: "
+                f"{shown(source)} has {count} frames of {width}×{height} px, more than max_megapixels={megapixels:g}: "
                 "allow more if you trust the file"
             )
         frames: list[Picture] = []

@@ -1,4 +1,4 @@
-"""16 bits a channel in colour, PNG and TIFF, by libvips: Pillow would round them to 8."""
+"""16 bits a channel in colour, PNG and TIFF, which Pillow would round to 8, and TIFF in floats or Lab: by libvips."""
 
 import os
 import re
@@ -20,13 +20,26 @@ def is_deep(image: Image.Image) -> bool:
     return image.format in LOADERS and image.mode in ("RGB", "RGBA", "RGBa") and sixteen is not None
 
 
+def is_tiff(source: str | os.PathLike[str] | IO[bytes]) -> bool:
+    """Whether a file or stream begins as TIFF and BigTIFF do."""
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            return is_tiff(file)
+    source.seek(0)
+    return source.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
 def read_deep(
     source: str | os.PathLike[str] | IO[bytes], image_format: str, exif: bytes, check_size: Callable[[int, int], None]
 ) -> Picture:
-    """Read what `is_deep`; `image_format` is what Pillow saw, `check_size` is asked before anything is decoded."""
+    """Read what `is_deep`, or a TIFF of any kind, as uint16; `check_size` is asked before anything is decoded.
+
+    `image_format` is what the file is: libvips would find out, but knows many more. Floats without a profile are
+    linear light (scRGB), as libvips takes them; with one, they are in its coding, from 0 to 1.
+    """
     import pyvips
 
-    loader = LOADERS[image_format]  # libvips knows many more
+    loader = LOADERS[image_format]
     if isinstance(source, str | os.PathLike):
         image = getattr(pyvips.Image, loader)(os.fspath(source), fail_on="truncated")
     else:
@@ -34,9 +47,12 @@ def read_deep(
         image = getattr(pyvips.Image, f"{loader}_buffer")(source.read(), fail_on="truncated")
     check_size(image.width, image.height)  # which Pillow may have read otherwise
     image = image.autorot()
-    if image.get_typeof("icc-profile-data") and not is_srgb(image.get("icc-profile-data")):
+    profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else b""
+    if profile and image.format == "float":
+        image = image.linear(65535, 0).cast("ushort").copy(interpretation="rgb16")
+    if profile and not is_srgb(profile):
         image = image.icc_transform("srgb", depth=16, embedded=True)
-    if image.bands < 3:  # grey with transparency
+    elif image.interpretation != "rgb16":  # grey with transparency, floats, Lab
         image = image.colourspace("rgb16")
     array = image.cast("ushort").numpy()
     pixels, alpha = array[..., :3], array[..., 3] if array.shape[2] > 3 else None

@@ -1,6 +1,6 @@
 """Image files without loss: read, whatever Pillow calls them, within limits; written whole or not at all.
 
-Pillow reads and writes; where it would round 16 bits to 8 (PNG and TIFF in colour), libvips does.
+Pillow reads and writes; libvips where it would round 16 bits to 8 (PNG and TIFF in colour), or knows no such TIFF.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from impasto.deep import DEEP, deep_bytes, is_deep, read_deep
+from impasto.deep import DEEP, deep_bytes, is_deep, is_tiff, read_deep
 from impasto.errors import PictureError, UserError, one_line
 from impasto.files import whole_file
 from impasto.picture import SRGB, Picture, from_pil, kept_exif
@@ -40,37 +40,43 @@ def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
 
     Raises `UserError` if it is missing, no image, damaged, or has more than `megapixels`.
     """
-    with image_errors(source), open_image(source, megapixels) as image:
-        if is_deep(image):
-            return read_deep(
-                source,
-                str(image.format),
-                kept_exif(image),
-                lambda width, height: _check_size(source, width, height, megapixels),
-            )
-        return from_pil(image)
+
+    def check(width: int, height: int) -> None:
+        _check_size(source, width, height, megapixels)
+
+    with image_errors(source):
+        try:
+            image = open_image(source, megapixels)
+        except UnidentifiedImageError:
+            if not is_tiff(source):
+                raise
+            return read_deep(source, "TIFF", b"", check)
+        with image:
+            if is_deep(image):
+                return read_deep(source, str(image.format), kept_exif(image), check)
+            return from_pil(image)
 
 
 @contextmanager
 def image_errors(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[None]:
     """Turn what Pillow raises for a missing, damaged or dangerous image into a `UserError` that names it."""
-    shown = _shown(source)
+    name = shown(source)
     try:
         yield
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"there is no image {shown}") from None
+        raise UserError(f"there is no image {name}") from None
     except IsADirectoryError:
-        raise UserError(f"{shown} is a folder, not an image") from None
+        raise UserError(f"{name} is a folder, not an image") from None
     except UnidentifiedImageError:
-        heif = shown.lower().endswith((".heic'", ".heif'")) and "HEIF" not in _formats()
+        heif = name.lower().endswith((".heic'", ".heif'")) and "HEIF" not in _formats()
         mend = ": HEIC takes pip install 'impasto[heic]'" if heif else ""
-        raise UserError(f"{shown} is not an image that can be read{mend}") from None
+        raise UserError(f"{name} is not an image that can be read{mend}") from None
     except Image.DecompressionBombError as error:
-        raise UserError(f"{shown} is too large: {error}") from None
+        raise UserError(f"{name} is too large: {error}") from None
     except Exception as error:  # what decoders raise for damaged files has no common base
-        raise UserError(f"{shown} cannot be read: {one_line(error)}") from None
+        raise UserError(f"{name} cannot be read: {one_line(error)}") from None
 
 
 def open_image(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> Image.Image:
@@ -96,7 +102,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
 def _check_size(source: Any, width: int, height: int, megapixels: float) -> None:
     if width * height > megapixels * 1e6:
         raise UserError(
-            f"{_shown(source)} has {width * height / 1e6:.0f} megapixels, more than max_megapixels={megapixels:g}: "
+            f"{shown(source)} has {width * height / 1e6:.0f} megapixels, more than max_megapixels={megapixels:g}: "
             "allow more if you trust it"
         )
 
@@ -165,5 +171,6 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _shown(source: Any) -> str:
+def shown(source: Any) -> str:
+    """A source's name for messages."""
     return repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else "the stream"

@@ -92,6 +92,8 @@ def _of_libvips() -> dict[str, bytes]:
     files["deep_profile.png"] = wide.pngsave_buffer(interlace=True)
     files["deep_tiles.tif"] = wide.tiffsave_buffer(tile=True, tile_width=16, tile_height=16, compression="deflate")
     eight = image.cast("uchar").copy(interpretation="srgb")
+    files["floats.tif"] = image.colourspace("scrgb").tiffsave_buffer()
+    files["lab.tif"] = wide.colourspace("lab").tiffsave_buffer(tile=True, tile_width=16, tile_height=16)
     files["tiles.tif"] = eight.tiffsave_buffer(tile=True, tile_width=16, tile_height=16)
     files["big.tif"] = eight.tiffsave_buffer(bigtiff=True, compression="lzw", predictor="horizontal")
     files["interlaced.png"] = eight.pngsave_buffer(interlace=True)
