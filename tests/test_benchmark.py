@@ -127,7 +127,7 @@ def test_a_commands_memory_is_that_of_its_process(tmp_path):
 
 def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
     result = run(
-        "scripts/benchmark.py", "train", "image_size=32", "batch_size=1", "width=4", "style_size=64", "repeats=1",
+        "scripts/benchmark.py", "train", "image_size=64", "batch_size=1", "width=8", "style_size=96", "repeats=1",
         "compiled=false", f"output={tmp_path}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -140,7 +140,7 @@ def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
 
 def test_time_to_quality_writes_curves_and_a_plot(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "impasto"):
-        benchmark(["quality", "image_size=16", "images=80", "style_size=64", f"output={tmp_path}"])
+        benchmark(["quality", "image_size=32", "images=80", "style_size=96", f"output={tmp_path}"])
     assert "| impasto, random start |" in caplog.text
     curves = json.loads((tmp_path / "quality.json").read_text())["curves"]
     assert [point["images"] for point in curves["reference"]] == [0, 40, 80]
