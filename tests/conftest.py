@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: several tests run at once, with commands of their own
+os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")  # the code around the kernels: sooner compiled
 
 import numpy as np
 import pytest

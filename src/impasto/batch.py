@@ -10,7 +10,6 @@ from typing import IO
 
 from impasto.animation import Animation
 from impasto.errors import UserError
-from impasto.folder import stylize_folder
 from impasto.image import check_writable
 from impasto.job import Job, Look, default_output, json_line, looks, read_content, result_suffix, write_result
 from impasto.video import check_writable_video, is_video
@@ -50,6 +49,8 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         elif source == "-" or not Path(source).is_dir():
             _one(job, look, source, place, as_json)
         else:
+            from impasto.folder import stylize_folder  # and with it rich: a single picture is there sooner
+
             stylize_folder(job, look, Path(source), place, as_json)
 
 

@@ -1,5 +1,6 @@
 """What is measured: each function builds something to run, Impasto's way and the reference's."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from impasto.assets import PHOTOS, STYLES, painting
+from impasto.benchmark.measure import peak_memory_of_commands
 from impasto.benchmark.reference import ReferenceLoss, ReferenceNet, ReferenceVGG
 from impasto.checkpoint import load_network
 from impasto.data.photos import PhotoFiles, PositionBatches, TrainingPhotos, source_size, split
 from impasto.engines import load_engine
 from impasto.engines.eager import EagerEngine
+from impasto.errors import UserError
 from impasto.hardware import bfloat16_is_fast
 from impasto.image import find_images, read_image
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
@@ -186,13 +189,22 @@ def stylize_pass(*, kind: str, size: int, width: int = 32, file: str | None = No
     return lambda: engine(content)
 
 
-def command(*, words: list[str], file: str) -> Callable[[], None]:
-    """A whole process, from its start to the file that it writes."""
+def command(*, words: list[str], result: str) -> Callable[[], int]:
+    """A whole Python process, from its start to the file or folder that it writes; gives its peak memory in MB.
 
-    def run() -> None:
-        Path(file).unlink(missing_ok=True)
-        subprocess.run([sys.executable, *words], check=True, capture_output=True)
-        assert Path(file).is_file()
+    Resident memory, wherever the tensors are. The run raises `UserError`, with the last line that the process wrote,
+    where it fails.
+    """
+    path = Path(result)
+
+    def run() -> int:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+        if done.returncode or not path.exists():
+            raise UserError(f"python {words[0]} failed: {(done.stderr.strip() or 'no result').splitlines()[-1]}")
+        return peak_memory_of_commands()
 
     return run
 

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -20,7 +20,11 @@ from impasto.errors import UserError
 from impasto.files import write_text
 from impasto.memory import keep_freed_memory
 
-PROCESSES = multiprocessing.get_context("spawn")  # each with its own allocator, caches and compiled code
+# each with its own allocator, caches and compiled code; forked, where that can be, from one that has only imported
+FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+PROCESSES = multiprocessing.get_context("forkserver" if FORKS else "spawn")
+if FORKS:
+    PROCESSES.set_forkserver_preload(["impasto.benchmark.contestants"])
 
 
 class Contestant:
@@ -37,16 +41,24 @@ class Contestant:
         theirs.close()
 
     def run(self, **arguments: Any) -> Any:
-        """Run once and return the result; the time is added to `seconds`. Raises `UserError` where the process died."""
+        """Run once and return the result; the time is added to `seconds`.
+
+        Raises `UserError` where the run does, and where the process died.
+        """
         try:
             self._connection.send(arguments)
             seconds, self.peak_mb, result = self._connection.recv()
         except (EOFError, ConnectionError):
             raise UserError(f"{self.name} ended before its time: too little memory?") from None
+        if isinstance(result, UserError):
+            raise result
         self.seconds.append(seconds)
         return result
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End the process."""
         self._connection.close()  # upon which it returns
         self._process.join(timeout=20)
@@ -63,7 +75,10 @@ def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], kee
         while True:
             call = connection.recv()
             start = perf_counter()
-            result = run(**call)
+            try:
+                result = run(**call)
+            except UserError as error:
+                result = error
             connection.send((perf_counter() - start, peak_memory(), result))
 
 
@@ -73,10 +88,20 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated() // 1_000_000
     status = Path("/proc/self/status")
     if status.is_file():  # Linux, where getrusage counts what the parent had when it forked, too
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) // 1000
-    import resource
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 // 1_000_000
+    return _resident(whose="RUSAGE_SELF")
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1_000_000 if sys.platform == "darwin" else 1000)
+
+def peak_memory_of_commands() -> int:
+    """The most memory that one of the commands which this process ran has had, resident, in MB."""
+    return _resident(whose="RUSAGE_CHILDREN")
+
+
+def _resident(whose: str) -> int:
+    import resource  # which Windows lacks
+
+    peak = resource.getrusage(getattr(resource, whose)).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) // 1_000_000
 
 
 def alternate(contestants: Sequence[Contestant], repeats: int, warm_up: int = 2) -> dict[str, Any]:
@@ -134,11 +159,11 @@ def machine() -> dict[str, Any]:
 
 
 def peaks() -> dict[str, int]:
-    """Measured GFLOP/s of a matrix product of 3072² and of a 3×3 convolution of 256 channels, in both precisions."""
+    """Measured GFLOP/s of a matrix product of 2048² and of a 3×3 convolution of 256 channels, in both precisions."""
     found = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        matrix = torch.rand(3072, 3072).to(dtype)
-        found[f"{name} matrix product"] = round(2 * 3072**3 / _best(torch.mm, matrix, matrix) / 1e9)
+        matrix = torch.rand(2048, 2048).to(dtype)
+        found[f"{name} matrix product"] = round(2 * 2048**3 / _best(torch.mm, matrix, matrix) / 1e9)
         image = torch.rand(4, 256, 64, 64).to(dtype).contiguous(memory_format=torch.channels_last)
         kernel = torch.rand(256, 256, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
         seconds = _best(torch.conv2d, image, kernel, None, 1, 1)

@@ -8,7 +8,7 @@ from impasto.errors import UserError
 
 def plot(name: str, result: dict[str, Any], folder: Path) -> Path | None:
     """Draw a task's curves, for the tasks that have some. Raises `UserError` without matplotlib."""
-    if name not in ("quality", "scaling"):
+    if name not in ("quality", "scaling", "megapixels"):
         return None
     try:
         import matplotlib
@@ -26,7 +26,9 @@ def plot(name: str, result: dict[str, Any], folder: Path) -> Path | None:
         axes.legend()
     else:
         groups = list(dict.fromkeys(point["what"] for point in result["rows"]))
-        figure, grid = pyplot.subplots(2, len(groups), figsize=(4 * len(groups), 6), layout="constrained")
+        figure, grid = pyplot.subplots(
+            2, len(groups), figsize=(4 * len(groups), 6), layout="constrained", squeeze=False
+        )
         for column, what in enumerate(groups):
             points = [point for point in result["rows"] if point["what"] == what]
             for axes, key in zip(grid[:, column], ("seconds", "MB"), strict=True):

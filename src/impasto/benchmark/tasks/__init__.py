@@ -1,0 +1,18 @@
+"""The benchmark's tables: each task runs its contestants, prints what it found and returns it as plain data."""
+
+from collections.abc import Callable
+from typing import Any
+
+from impasto.benchmark.task import Options
+from impasto.benchmark.tasks import loader, megapixels, quality, rival, scaling, startup, stylize, train
+
+TASKS: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "train": train.run,
+    "stylize": stylize.run,
+    "startup": startup.run,
+    "loader": loader.run,
+    "quality": quality.run,
+    "scaling": scaling.run,
+    "megapixels": megapixels.run,
+    "rival": rival.run,
+}

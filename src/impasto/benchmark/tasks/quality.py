@@ -1,0 +1,62 @@
+"""Seconds of training until the validation loss that the reference ends with; validation is not counted."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from impasto.benchmark.contestants import learner
+from impasto.benchmark.measure import Contestant
+from impasto.benchmark.task import Options, log, say
+
+REFERENCE = {"batch_size": 4, "schedule": {"learning_rate": 1e-3}}
+OURS = {"batch_size": 2, "schedule": {"learning_rate": 1e-3, "warmup": 100, "final": 0.02}}
+START = "great_wave.safetensors"  # of another painting, as init=auto takes it
+SHARES = {"impasto": 0.33, "impasto, random start": 0.6}  # of the reference's images: the lengths of our schedules
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Each on its own schedule; the curves are of images, seconds and loss."""
+    size, checks = options.image_size or 128, max(1, min(20, options.images // 40))
+    lengths = {"reference": options.images, **{name: round(share * options.images) for name, share in SHARES.items()}}
+    plans: dict[str, dict[str, Any]] = {
+        "reference": {"keep": False, "reference": True, **REFERENCE},
+        "impasto": {"reference": False, "start": START, **OURS},
+        "impasto, random start": {"reference": False, **OURS},
+    }
+    shape = {"image_size": size, "style_size": options.style_size}
+    curves: dict[str, list[dict[str, float]]] = {name: [] for name in plans}
+    with ExitStack() as stack:
+        learners = {
+            name: stack.enter_context(Contestant(name, learner, images=lengths[name], **shape, **plan))
+            for name, plan in plans.items()
+        }
+        for check in range(checks + 1):  # in turns, so that noise hits all alike
+            for name, contestant in learners.items():
+                if check:
+                    contestant.run(count=-(-lengths[name] // checks))
+                seconds = sum(contestant.seconds)
+                point = {"seconds": seconds, **contestant.run(validate=True)}
+                contestant.seconds.pop()  # validation's
+                curves[name].append(point)
+                log.info("%s: %d images, %.0f s, loss %.4g", name, point["images"], seconds, point["loss"])
+    lines = _reached(curves)
+    say(f"Training at {size}² until the validation loss of the reference after {options.images} images:", lines)
+    return {"curves": curves, "rows": lines}
+
+
+def _reached(curves: Mapping[str, Sequence[dict[str, float]]]) -> list[dict[str, Any]]:
+    """When each had the loss that the reference ended with."""
+    target, lines = curves["reference"][-1], []
+    for name, curve in curves.items():
+        last = curve[-1]
+        reached = next((point for point in curve if point["loss"] <= target["loss"]), None)
+        lines.append(
+            {
+                "": name,
+                "images": reached["images"] if reached else "not reached",
+                "seconds": round(reached["seconds"]) if reached else "",
+                "times faster": round(target["seconds"] / reached["seconds"], 2) if reached else "",
+                "at its end": f"{last['images']} images, {last['seconds']:.0f} s, loss {last['loss']:.4g}",
+            }
+        )
+    return lines
