@@ -22,7 +22,7 @@ from impasto.memory import keep_freed_memory
 
 # each with its own allocator, caches and compiled code; forked, where that can be, from one that has only imported
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
-PROCESSES = multiprocessing.get_context("forkserver" if FORKS else "spawn")
+PROCESSES: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
 if FORKS:
     PROCESSES.set_forkserver_preload(["impasto.benchmark.contestants"])
 

@@ -25,7 +25,7 @@ def run(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         many = _many_photos(Path(name) / "photos", 200)
         for size in [options.image_size] if options.image_size else [128, 160, 256]:
-            shape = {"image_size": size, "batch_size": options.batch_size}
+            shape: dict[str, Any] = {"image_size": size, "batch_size": options.batch_size}
             with Contestant("training", train_step, reference=False, **shape) as learning:
                 alternate([learning], options.repeats)
             consumed = options.batch_size / median(learning.seconds)

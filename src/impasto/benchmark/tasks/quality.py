@@ -23,7 +23,7 @@ def run(options: Options) -> dict[str, Any]:
         "impasto": {"reference": False, "start": START, **OURS},
         "impasto, random start": {"reference": False, **OURS},
     }
-    shape = {"image_size": size, "style_size": options.style_size}
+    shape: dict[str, Any] = {"image_size": size, "style_size": options.style_size}
     curves: dict[str, list[dict[str, float]]] = {name: [] for name in plans}
     with ExitStack() as stack:
         learners = {
