@@ -6,17 +6,21 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from impasto.animation import ANIMATED, Animation, read_animation, write_animation
 from impasto.controls import Controls
-from impasto.engines import Engine
 from impasto.errors import UserError
 from impasto.image import WRITABLE
 from impasto.picture import MEGAPIXELS, QUALITY, Picture, read_picture, write_picture
 from impasto.stylizer import FEATHER, Stylizer, masked
 from impasto.video import WRITABLE as WRITABLE_VIDEOS
-from impasto.video import is_video
+from impasto.video import check_smooth, is_video
+
+if TYPE_CHECKING:
+    from impasto.temporal import SteadyEngine
+
+SMOOTH = 0.8  # of films: strokes stay in place, and no ghosts are seen (README)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Job:
     suffix: str | None = None
     keep_metadata: bool = True
     megapixels: float = MEGAPIXELS
-    smooth: float = 0.0
+    smooth: float = SMOOTH
     device: str = "auto"
     precision: str = "auto"
     tile: int | None = None
@@ -41,13 +45,13 @@ class Job:
 class Look:
     """One way to paint: a name for files, the function, and a key that changes with anything that changes pictures.
 
-    `engines` are the networks behind it.
+    `memories` are the networks behind it that know the frames before.
     """
 
     name: str
     paint: Callable[[Picture], Picture]
     key: str
-    engines: tuple[Engine, ...]
+    memories: tuple["SteadyEngine", ...]
 
 
 def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
@@ -58,11 +62,16 @@ def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
     mask = None if job.mask is None else read_picture(job.mask, job.megapixels)
     if mask is not None and len(networks) > 2:
         raise UserError(f"mask= takes one style, or two, not {len(networks)}")
-    stylizers = [Stylizer.load(str(path), job.device, job.precision, job.tile, job.exact) for path in networks]
     if film:
-        from impasto.temporal import with_memory  # and with it torch, which not all engines take
+        check_smooth(job.smooth)
+    stylizers = [Stylizer.load(str(path), job.device, job.precision, job.tile, job.exact) for path in networks]
+    memories: tuple[SteadyEngine, ...] = ()
+    if film and job.smooth:
+        from impasto import temporal  # and with it OpenCV, which is optional
 
-        stylizers = [Stylizer(with_memory(each.engine, job.smooth), tile=0) for each in stylizers]
+        memories = tuple(temporal.SteadyEngine(each.engine, job.smooth) for each in stylizers)
+    if film:
+        stylizers = [Stylizer(engine, tile=0) for engine in memories or [each.engine for each in stylizers]]
 
     def key(*paths: Path) -> str:
         files = [path for path in (*paths, job.mask) if path is not None]
@@ -84,10 +93,10 @@ def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
             inside, outside = first.paint(picture, job.controls), second.paint(picture, job.controls)
             return masked(inside, outside, split, job.feather)
 
-        return [Look(f"{first.name}_{second.name}", both, key(*networks), (first.engine, second.engine))]
+        return [Look(f"{first.name}_{second.name}", both, key(*networks), memories)]
     return [
-        Look(each.name, painter(each), key(path), (each.engine,))
-        for each, path in zip(stylizers, networks, strict=True)
+        Look(each.name, painter(each), key(path), memories[index : index + 1])
+        for index, (each, path) in enumerate(zip(stylizers, networks, strict=True))
     ]
 
 
