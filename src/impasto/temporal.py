@@ -133,7 +133,7 @@ class SteadyEngine:
         return np.ascontiguousarray(with_contrast_of(fresh, self.painted).transpose(2, 0, 1)[None])
 
     def memory(self) -> dict[str, np.ndarray]:
-        """What is known of the frames so far, by name; empty before the first."""
+        """What is known of the frames so far, by name, in C order, as files take it; empty before the first."""
         return {} if self.photo is None or self.painted is None else {"photo": self.photo, "painted": self.painted}
 
     def remember(self, memory: dict[str, np.ndarray]) -> None:
@@ -159,7 +159,7 @@ def _variance(grey: np.ndarray) -> np.ndarray:
 
 def _sight(content: np.ndarray) -> np.ndarray:
     """The photo as motion is looked for in it."""
-    photo = (content[0].transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)
+    photo = np.ascontiguousarray(content[0].transpose(1, 2, 0) * 255 + 0.5, dtype=np.uint8)
     height, width = photo.shape[:2]
     factor = min(1.0, SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
