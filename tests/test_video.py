@@ -235,6 +235,40 @@ def test_ten_bits_stay_where_the_encoder_has_them(stylize, tmp_path, caplog):
         assert "is brought to 8 bits" in caplog.text
 
 
+def test_hdr_stays_hdr_and_is_told_of(stylize, tmp_path, caplog):
+    tags = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": 16}  # BT.2020, PQ
+    source = make_clip(tmp_path / "in.mp4", frames=2, pix_fmt="yuv420p10le", tags=tags)
+    with av.open(str(stylize(source, tmp_path / "out.mp4"))) as container:
+        context = container.streams.video[0].codec_context
+        assert {name: getattr(context, name) for name in tags} == tags
+        assert context.pix_fmt == "yuv420p10le"
+    assert "is HDR (PQ)" in caplog.text
+
+
+@pytest.mark.parametrize("codec", ["libopus", "vorbis"])
+def test_sound_of_webm_stays(stylize, tmp_path, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of PyAV lacks {codec}")
+    source = tmp_path / "in.webm"
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream("libvpx-vp9", rate=25, options={"deadline": "realtime", "cpu-used": "8"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = output.add_stream(codec, rate=48000, options={"strict": "experimental"})
+        sound.layout = "stereo"
+        for number in range(3):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(ramp(64, 48, number), format="rgb24")))
+        for begin in range(0, 5760, 960):
+            wave = (np.sin(np.arange(begin, begin + 960) * 0.05) * 0.3).astype(np.float32)
+            piece = av.AudioFrame.from_ndarray(np.stack([wave, wave]), "fltp", "stereo")
+            piece.sample_rate, piece.pts, piece.time_base = 48000, begin, Fraction(1, 48000)
+            for resampled in av.AudioResampler(sound.codec_context.format, "stereo", 48000).resample(piece):
+                output.mux(sound.encode(resampled))
+        output.mux(sound.encode(None))
+        output.mux(stream.encode(None))
+    out = stylize(source, tmp_path / "out.webm")
+    assert sound_of(out) == sound_of(source) != []
+
+
 def test_size_quality_and_the_pixels_aspect(stylize, tmp_path):
     source = make_clip(tmp_path / "in.mp4", aspect=Fraction(4, 3))
     small = stylize(source, tmp_path / "a.mp4", controls=Controls(size=32), quality=30)

@@ -66,7 +66,8 @@ def _flow(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         for photo in (one, other)
     ]
     none = np.zeros((*grey[0].shape, 2), dtype=np.float32)  # to begin with
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*grey, none)[:height, :width]
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    return dis.calc(grey[0], grey[1], none)[:height, :width]
 
 
 def at_rest(height: int, width: int) -> np.ndarray:
@@ -77,7 +78,8 @@ def at_rest(height: int, width: int) -> np.ndarray:
 
 def warp(frame: np.ndarray, places: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
     """What the frame has at the places."""
-    return cv2.remap(frame, places, None, interpolation, borderMode=cv2.BORDER_REPLICATE)
+    border = cv2.BORDER_REPLICATE
+    return cv2.remap(frame, places, None, interpolation, borderMode=border)  # type: ignore[call-overload]  # one map
 
 
 def consistent(backward: np.ndarray, forward: np.ndarray) -> np.ndarray:
@@ -168,5 +170,7 @@ def _sight(content: np.ndarray) -> np.ndarray:
 
 def _squares(vectors: np.ndarray) -> np.ndarray:
     """||v||^2 along the last axis, which is short."""
-    squares: np.ndarray = sum(vectors[..., index] ** 2 for index in range(vectors.shape[2]))
+    squares: np.ndarray = vectors[..., 0] ** 2
+    for index in range(1, vectors.shape[2]):
+        squares += vectors[..., index] ** 2
     return squares

@@ -34,10 +34,11 @@ def motion(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """
     grey = [cv2.cvtColor(as_type(frame, np.uint8), cv2.COLOR_RGB2GRAY) for frame in (before, after)]
     none = np.zeros((*grey[0].shape, 2), dtype=np.float32)  # to begin with
-    usual = {"pyr_scale": 0.5, "levels": 5, "winsize": 15, "iterations": 3, "poly_n": 7, "poly_sigma": 1.5, "flags": 0}
 
-    def flow(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return cv2.calcOpticalFlowFarneback(one, other, none.copy(), **usual)
+    def flow(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+        return cv2.calcOpticalFlowFarneback(
+            one, two, none.copy(), pyr_scale=0.5, levels=5, winsize=15, iterations=3, poly_n=7, poly_sigma=1.5, flags=0
+        )
 
     backward = flow(grey[1], grey[0])
     return at_rest(*grey[0].shape) + backward, consistent(backward, flow(grey[0], grey[1]))

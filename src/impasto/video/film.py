@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("impasto")
 
+HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273's transfers
 Memory = dict[str, np.ndarray]
 PART = 96  # frames: what is lost at most when a run is stopped; each costs a key frame
 
@@ -60,6 +61,8 @@ def stylize_film(
     check_joining(clip, encoding, suffix)
     if clip.left_out:
         log.warning("left out: %s of %s", ", ".join(clip.left_out), clip.path)
+    if transfer := HDR.get(clip.colours.transfer):
+        log.warning("%s is HDR (%s) and stays so: the network sees its levels as they are, paler", clip.path, transfer)
     if encoding.size != size:
         log.warning("%s holds even sizes: %d×%d px become %d×%d", encoding.codec, *size, *encoding.size)
     parts = Parts(target)
