@@ -1,99 +1,152 @@
-"""Networks that remember: films flicker less, cuts stay cuts."""
+"""Engines that remember: strokes move with what they are painted on, cuts stay cuts."""
 
 import numpy as np
 import pytest
-import torch
-from torch.testing import assert_close
+from PIL import Image
 
-from impasto.engines.eager import EagerEngine
-from impasto.errors import UserError
-from impasto.models.transformer_net import InstanceNorm2d
-from impasto.temporal import SmoothedEngine, SmoothedNorm2d, with_memory
+from impasto.evaluation.flicker import sharpness, warping_error
+from impasto.temporal import SteadyEngine, consistent, find_motion, with_contrast_of
 
-
-@pytest.fixture
-def engine(small_net):
-    return EagerEngine(small_net, {"style": {"name": "test"}}, "cpu", "float32")
+from .conftest import noise_image
 
 
-def noisy(seed, level=0.6):
-    """A still scene, each frame with noise of its own, of another strength each time."""
-    generator = np.random.default_rng(seed)
-    scene = np.linspace(0, level, 48 * 64, dtype=np.float32).reshape(1, 1, 48, 64).repeat(3, axis=1)
-    strength = np.float32(0.4 * generator.random())
-    return (scene + strength * generator.random((1, 3, 48, 64), dtype=np.float32)).clip(0, 1)
+class Boiling:
+    """Paints each frame with strokes of its own."""
+
+    metadata, device, precision = {"style": {"name": "boiling"}}, "cpu", "float32"
+
+    def __init__(self):
+        self.random = np.random.default_rng(0)
+
+    def __call__(self, content):
+        strokes = self.random.normal(0, 0.1, content.shape).astype(np.float32)
+        return (content + strokes).clip(0, 1)
 
 
-def change(engine, frames):
-    stylized = [engine(frame) for frame in frames]
-    return np.mean([np.abs(after - before).mean() for before, after in zip(stylized, stylized[1:], strict=False)])
+@pytest.fixture(scope="module")
+def moving():
+    """A soft texture that moves 3 px to the left each frame."""
+    texture = noise_image(24, 12).resize((224, 96), Image.Resampling.BICUBIC)
+    pixels = np.asarray(texture, dtype=np.float32) / 255
+    return [arranged(pixels[:, 3 * step : 3 * step + 128]) for step in range(10)]
 
 
-def test_the_first_frame_is_as_without_memory(engine):
-    frame = noisy(0)
-    assert_close(SmoothedEngine(engine, 0.9)(frame), engine(frame), atol=1e-5, rtol=0)
+def arranged(frame):
+    return np.ascontiguousarray(frame.transpose(2, 0, 1)[None])
 
 
-def test_statistics_are_the_average_that_the_docstring_tells():
-    norm, own = SmoothedNorm2d(InstanceNorm2d(3), 0.75), InstanceNorm2d(3)
-    first, second = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8) + 1
-    with torch.no_grad():
-        assert_close(norm(first), own(first))
-        mean, variance = (
-            0.75 * getattr(first, name)((0, 2, 3), **kept) + 0.25 * getattr(second, name)((0, 2, 3), **kept)
-            for name, kept in (("mean", {}), ("var", {"correction": 0}))
-        )
-        expected = (second - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
-        assert_close(norm(second), expected)
+def frames(arrays):
+    return [array[0].transpose(1, 2, 0) for array in arrays]
 
 
-def test_a_still_noisy_scene_changes_less_from_frame_to_frame(engine):
-    frames = [noisy(seed) for seed in range(8)]
-    changes = [change(with_memory(engine, smooth), frames) for smooth in (0.0, 0.5, 0.9)]
-    assert changes[2] < changes[1] < changes[0]
+def levels(array):
+    return (array[0].transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)
 
 
-def test_a_cut_begins_anew(engine):
-    smoothed = SmoothedEngine(engine, 0.9)
-    for seed in range(3):
-        smoothed(noisy(seed))
-    other = 1 - noisy(9, 0.2)
-    assert_close(smoothed(other), engine(other), atol=1e-5, rtol=0)
-    following = 1 - noisy(10, 0.2)
-    assert np.abs(smoothed(following) - engine(following)).max() > 1e-4
+def test_motion_is_found_and_leads_back(moving):
+    motion = find_motion(levels(moving[0]), levels(moving[1]))
+    rows, columns = np.indices((96, 128))
+    inside = np.s_[8:-8, 8:-8]
+    assert np.abs(motion.places[..., 0] - columns - 3)[inside].mean() < 0.2
+    assert np.abs(motion.places[..., 1] - rows)[inside].mean() < 0.2
+    assert motion.trust[inside].mean() > 0.95
+    assert not motion.trust[:, -1].any()  # came into view
+    larger = motion.resized(192, 256)
+    assert np.abs(larger.places[..., 0] - np.indices((192, 256))[1] - 6)[16:-16, 16:-16].mean() < 0.4
+    assert larger.trust.shape == (192, 256)
 
 
-def test_memory_goes_on_where_it_was(engine):
-    frames = [noisy(seed) for seed in range(6)]
-    whole = SmoothedEngine(engine, 0.8)
-    expected = [whole(frame) for frame in frames][3:]
-    first, second = SmoothedEngine(engine, 0.8), SmoothedEngine(engine, 0.8)
+def test_flows_that_contradict_each_other_are_not_consistent():
+    flow = np.full((8, 16, 2), (2, 0), dtype=np.float32)
+    assert consistent(flow, -flow)[:, :-2].all()
+    assert not consistent(flow, -flow)[:, -2:].any()  # from outside
+    assert not consistent(flow, flow).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 9), (33, 700)])
+def test_frames_of_any_size_have_motion(size):
+    """OpenCV's own flow crashes for narrow frames."""
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    motion = find_motion(photo, photo)
+    assert motion.places.shape == (*size, 2)
+    assert motion.trust.min() > 0.9
+
+
+def test_strokes_that_boil_are_held_down_and_stay_sharp(moving):
+    engine = Boiling()
+    painted = [engine(content) for content in moving]
+    photos, errors, sharp = frames(moving), {}, {}
+    for smooth in (0, 0.5, 0.8):
+        steady = SteadyEngine(engine, smooth)
+        shown = frames([steady.follow(*pair) for pair in zip(moving, painted, strict=True)])
+        errors[smooth], sharp[smooth] = warping_error(photos, shown), sharpness(shown)
+        assert np.abs(np.mean(shown) - np.mean(painted)) < 0.01
+    assert errors[0] == warping_error(photos, frames(painted))
+    assert errors[0.5] < 0.8 * errors[0]
+    assert errors[0.8] < 0.65 * errors[0]
+    assert sharp[0.8] > 0.3 * sharp[0]  # though most of the noise is what the average takes
+
+
+def test_contrast_comes_back():
+    random = np.random.default_rng(0)
+    fresh = random.normal(0.5, 0.1, (40, 40, 3)).astype(np.float32).clip(0, 1)
+    blended = 0.5 + (fresh - 0.5) * np.float32(0.8)
+    assert np.abs(with_contrast_of(fresh, blended) - fresh).mean() < 0.004
+    assert np.abs(with_contrast_of(blended, fresh) - fresh).max() < 1e-6  # never taken
+    flat = np.full_like(fresh, 0.5)
+    assert np.abs(with_contrast_of(fresh, flat) - flat).max() < 1e-6
+
+
+def test_the_first_frame_and_a_cut_are_as_without_memory(moving):
+    engine = Boiling()
+    steady = SteadyEngine(engine, 0.9)
+    other = arranged(np.asarray(noise_image(128, 96, 5), dtype=np.float32) / 255)
+    for content in (moving[0], other, moving[0]):
+        painted = engine(content)
+        np.testing.assert_array_equal(steady.follow(content, painted), painted)
+    painted = engine(moving[1])
+    assert np.abs(steady.follow(moving[1], painted) - painted).mean() > 0.02
+    larger = arranged(np.zeros((100, 128, 3), np.float32))
+    np.testing.assert_array_equal(steady.follow(larger, larger), larger)
+
+
+def test_a_still_film_stays_as_it_is_for_long(moving):
+    """Nothing is smeared: what the network paints alike is shown alike."""
+    steady, painted = SteadyEngine(Boiling(), 0.95), Boiling()(moving[0])
+    for _ in range(40):
+        shown = steady.follow(moving[0], painted)
+    assert np.abs(shown - painted).max() < 1e-3
+
+
+def test_light_that_changes_is_followed(moving):
+    """A lamp that is switched on, and dims again: no glow of it is left."""
+    steady = SteadyEngine(Boiling(), 0.9)
+    dark, bright = moving[0] * 0.4, moving[0]
+    for content in (dark, dark, bright):
+        shown = steady.follow(content, content)
+    assert np.abs(shown - bright).mean() < 0.02
+    assert np.abs(steady.follow(dark, dark) - dark).mean() < 0.02
+
+
+def test_memory_goes_on_where_it_was(moving):
+    engine = Boiling()
+    painted = [engine(content) for content in moving]
+    whole = SteadyEngine(engine, 0.8)
+    expected = [whole.follow(*pair) for pair in zip(moving, painted, strict=True)]
+    first, second = SteadyEngine(engine, 0.8), SteadyEngine(engine, 0.8)
     assert first.memory() == {}
-    for frame in frames[:3]:
-        first(frame)
+    for pair in zip(moving[:4], painted[:4], strict=True):
+        first.follow(*pair)
+    assert all(array.flags.c_contiguous for array in first.memory().values())  # safetensors mixes others up
     second.remember(first.memory())
-    for frame, stylized in zip(frames[3:], expected, strict=True):
-        np.testing.assert_array_equal(second(frame), stylized)
+    for content, fresh, steady in list(zip(moving, painted, expected, strict=True))[4:]:
+        np.testing.assert_array_equal(second.follow(content, fresh), steady)
     second.remember({})
-    assert_close(second(frames[0]), engine(frames[0]), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(second.follow(moving[0], painted[0]), painted[0])
 
 
-def test_the_engine_itself_stays_as_it_is(engine):
-    frame = noisy(0)
-    before = engine(frame)
-    smoothed = SmoothedEngine(engine, 0.9)
-    for seed in range(3):
-        smoothed(noisy(seed))
-    np.testing.assert_array_equal(engine(frame), before)
-    assert smoothed.metadata == engine.metadata
-
-
-def test_what_has_no_memory_is_told(engine, caplog):
-    caplog.set_level("INFO", "impasto")
-    assert with_memory(engine, 0.0) is engine
-    exported = object()
-    assert with_memory(exported, 0.8) is exported
-    assert "Each frame is stylized on its own" in caplog.text
-    for smooth in (-0.1, 1.0):
-        with pytest.raises(UserError, match="at least 0 and below 1"):
-            with_memory(engine, smooth)
+def test_an_engine_is_called_as_before(moving):
+    steady = SteadyEngine(Boiling(), 0.8)
+    np.testing.assert_array_equal(steady(moving[0]), Boiling()(moving[0]))
+    assert steady(moving[1]).shape == moving[1].shape
+    assert (steady.device, steady.metadata) == ("cpu", Boiling.metadata)

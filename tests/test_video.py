@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 
@@ -18,6 +19,7 @@ from impasto.controls import Controls
 from impasto.errors import UserError
 from impasto.image import read_image
 from impasto.job import Job
+from impasto.stylizer import Stylizer
 from impasto.video import encoding, film
 from impasto.video.clip import Pictures, open_frames, read_clip
 from impasto.video.colours import EXACT
@@ -233,6 +235,40 @@ def test_ten_bits_stay_where_the_encoder_has_them(stylize, tmp_path, caplog):
         assert "is brought to 8 bits" in caplog.text
 
 
+def test_hdr_stays_hdr_and_is_told_of(stylize, tmp_path, caplog):
+    tags = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": 16}  # BT.2020, PQ
+    source = make_clip(tmp_path / "in.mp4", frames=2, pix_fmt="yuv420p10le", tags=tags)
+    with av.open(str(stylize(source, tmp_path / "out.mp4"))) as container:
+        context = container.streams.video[0].codec_context
+        assert {name: getattr(context, name) for name in tags} == tags
+        assert context.pix_fmt == "yuv420p10le"
+    assert "is HDR (PQ)" in caplog.text
+
+
+@pytest.mark.parametrize("codec", ["libopus", "vorbis"])
+def test_sound_of_webm_stays(stylize, tmp_path, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of PyAV lacks {codec}")
+    source = tmp_path / "in.webm"
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream("libvpx-vp9", rate=25, options={"deadline": "realtime", "cpu-used": "8"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = output.add_stream(codec, rate=48000, options={"strict": "experimental"})
+        sound.layout = "stereo"
+        for number in range(3):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(ramp(64, 48, number), format="rgb24")))
+        for begin in range(0, 5760, 960):
+            wave = (np.sin(np.arange(begin, begin + 960) * 0.05) * 0.3).astype(np.float32)
+            piece = av.AudioFrame.from_ndarray(np.stack([wave, wave]), "fltp", "stereo")
+            piece.sample_rate, piece.pts, piece.time_base = 48000, begin, Fraction(1, 48000)
+            for resampled in av.AudioResampler(sound.codec_context.format, "stereo", 48000).resample(piece):
+                output.mux(sound.encode(resampled))
+        output.mux(sound.encode(None))
+        output.mux(stream.encode(None))
+    out = stylize(source, tmp_path / "out.webm")
+    assert sound_of(out) == sound_of(source) != []
+
+
 def test_size_quality_and_the_pixels_aspect(stylize, tmp_path):
     source = make_clip(tmp_path / "in.mp4", aspect=Fraction(4, 3))
     small = stylize(source, tmp_path / "a.mp4", controls=Controls(size=32), quality=30)
@@ -286,7 +322,7 @@ def test_wrong_input_and_output_are_named(stylize, tmp_path):
         (source, "-", {}, "a video goes to a file"),
         (source, tmp_path / "out.webm", {}, ".webm cannot hold the input's sound, which is aac: try output=….mkv"),
         (source, None, {"megapixels": 0.001}, "more than max_megapixels=0.001"),
-        (source, None, {"smooth": 1.0}, "smooth=1.0 should be at least 0 and below 1"),
+        (source, None, {"smooth": 1.0}, "smooth=1 should be at least 0 and below 1"),
     ):
         with pytest.raises(UserError, match=line):
             stylize(path, output, **changes)
@@ -303,6 +339,9 @@ def test_a_missing_package_or_encoder_is_named(stylize, tmp_path, monkeypatch, c
         stylize(source, tmp_path / "b.mov")
     monkeypatch.setattr("impasto.video.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'impasto\[video\]'"):
+        stylize(source, tmp_path / "c.mp4")
+    monkeypatch.setattr("impasto.video.find_spec", lambda name: None if name == "cv2" else name)
+    with pytest.raises(UserError, match=r"smooth=0.8 takes OpenCV: pip install 'impasto\[video\]'; smooth=0 goes"):
         stylize(source, tmp_path / "c.mp4")
 
 
@@ -337,7 +376,8 @@ def test_an_interrupted_run_goes_on_to_the_same_film(stylize, tmp_path, encoded,
     assert "the same command goes on" in caplog.text
     parts = tmp_path / ".out.mp4.parts"
     assert not (tmp_path / "out.mp4").exists()
-    assert sorted(path.name for path in parts.iterdir()) == ["000000.safetensors", "000001.safetensors", "record.json"]
+    kept = ["000000.safetensors", "000001.safetensors", "memory000001.safetensors", "record.json"]
+    assert sorted(path.name for path in parts.iterdir()) == kept
     calls.clear()
     watched.stop = None
     out = stylize(source, tmp_path / "out.mp4")
@@ -346,6 +386,55 @@ def test_an_interrupted_run_goes_on_to_the_same_film(stylize, tmp_path, encoded,
     assert frames_of(out)[0] == frames_of(whole)[0] == frames_of(source)[0]
     assert abs(np.subtract(frames_of(out)[1], frames_of(whole)[1], dtype=float)).mean() < 1
     assert sound_of(out) == sound_of(whole) == sound_of(source)
+
+
+def test_without_what_was_remembered_a_film_begins_anew(stylize, tmp_path, encoded):
+    watched, calls = encoded
+    source = make_clip(tmp_path / "in.mp4", frames=8)
+    watched.stop = 7
+    with pytest.raises(KeyboardInterrupt):
+        stylize(source, tmp_path / "out.mp4")
+    (tmp_path / ".out.mp4.parts" / "memory000000.safetensors").unlink()
+    calls.clear()
+    watched.stop = None
+    stylize(source, tmp_path / "out.mp4")
+    assert len(calls) == 8
+
+
+def test_a_network_that_fails_amid_a_film_ends_it(stylize, tmp_path, monkeypatch):
+    """In a thread: the error comes out as it is, and no thread is left."""
+    source, painted = make_clip(tmp_path / "in.mp4"), []
+
+    def paint(self, picture, controls):
+        painted.append(picture)
+        if len(painted) == 8:
+            raise UserError("memory is full")
+        return picture
+
+    monkeypatch.setattr("impasto.stylizer.Stylizer.paint", paint)
+    with pytest.raises(UserError, match="memory is full"):
+        stylize(source, tmp_path / "out.mp4")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+    assert (tmp_path / ".out.mp4.parts" / "000000.safetensors").exists() and not (tmp_path / "out.mp4").exists()
+
+
+def test_smooth_holds_strokes_down_and_0_is_each_frame_on_its_own(stylize, tmp_path, encoded, network_file):
+    """Weight 0 is what the network paints, exactly; what is not painted stays the photo's, exactly."""
+    _, calls = encoded
+    source = make_clip(tmp_path / "in.mp4", frames=6)
+    clip = read_clip(source, 1)
+    upright, engine = Pictures(clip), Stylizer.load(str(network_file), "cpu", "float32")
+    photos = [upright(frame) for _, frame, _ in open_frames(clip)]
+    expected = [engine.paint(photo).pixels.tobytes() for photo in photos]
+    stylize(source, tmp_path / "a.mp4", smooth=0)
+    assert [pixels for _, pixels in calls] == expected
+    calls.clear()
+    stylize(source, tmp_path / "b.mp4")
+    assert calls[0][1] == expected[0]
+    assert all(pixels != own for (_, pixels), own in zip(calls[1:], expected[1:], strict=True))
+    calls.clear()
+    photo(stylize, source, tmp_path / "c.mp4")
+    assert [pixels for _, pixels in calls] == [each.pixels.tobytes() for each in photos]
 
 
 def test_parts_of_another_run_are_not_taken(stylize, tmp_path, encoded, monkeypatch):
@@ -385,7 +474,8 @@ def test_ctrl_c_leaves_no_half_film(network_file, tmp_path):
     assert process.returncode == 130
     assert b"Traceback" not in stderr and b"the same command goes on" in stderr
     assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "networks", ".out.mp4.parts"}
-    assert {path.name for path in parts.iterdir()} <= {"record.json", "000000.safetensors", "000001.safetensors"}
+    kept = {path.name.removeprefix("memory") for path in parts.iterdir()}
+    assert kept <= {"record.json", "000000.safetensors", "000001.safetensors"}
 
 
 def test_films_in_a_folder_are_told_of(stylize, tmp_path, caplog):

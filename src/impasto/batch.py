@@ -105,7 +105,7 @@ def _film(job: Job, look: Look, source: Path, output: str | None, as_json: bool)
         clip,
         target,
         look.paint,
-        look.engines,
+        look.memories,
         size=size,
         key=look.key,
         quality=job.quality,

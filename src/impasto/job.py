@@ -7,20 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from impasto.animation import ANIMATED, Animation, read_animation, write_animation
 from impasto.controls import Controls, read_mask
-from impasto.engines import Engine
 from impasto.errors import UserError
 from impasto.image import WRITABLE
 from impasto.picture import Picture
 from impasto.picture_files import MEGAPIXELS, QUALITY, read_picture, write_picture
 from impasto.stylizer import FEATHER, Stylizer, masked
 from impasto.video import WRITABLE as WRITABLE_VIDEOS
-from impasto.video import is_video
+from impasto.video import check_smooth, is_video
+
+if TYPE_CHECKING:
+    from impasto.temporal import SteadyEngine
+
+SMOOTH = 0.8  # of films: strokes stay in place, and no ghosts are seen (README)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Job:
     suffix: str | None = None
     keep_metadata: bool = True
     megapixels: float = MEGAPIXELS
-    smooth: float = 0.0
+    smooth: float = SMOOTH
     device: str = "auto"
     precision: str = "auto"
     tile: int | None = None
@@ -45,14 +49,15 @@ class Job:
 class Look:
     """One way to paint: a name for files, the function, and a key that changes with anything that changes pictures.
 
-    `at_once` tells how many pictures of a size are best painted together; `engines` are the networks behind it.
+    `at_once` tells how many pictures of a size are best painted together; `memories` are the networks behind it that
+    know the frames before.
     """
 
     name: str
     paint_all: Callable[[Sequence[Picture]], list[Picture]]
     at_once: Callable[[Picture], int]
     key: str
-    engines: tuple[Engine, ...]
+    memories: tuple["SteadyEngine", ...]
 
     def paint(self, picture: Picture) -> Picture:
         """One picture."""
@@ -67,11 +72,16 @@ def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
     mask = None if job.mask is None else read_picture(job.mask, job.megapixels)
     if mask is not None and len(networks) > 2:
         raise UserError(f"mask= takes one style, or two, not {len(networks)}")
-    stylizers = [Stylizer.load(str(path), job.device, job.precision, job.tile, job.exact) for path in networks]
     if film:
-        from impasto.temporal import with_memory  # and with it torch, which not all engines take
+        check_smooth(job.smooth)
+    stylizers = [Stylizer.load(str(path), job.device, job.precision, job.tile, job.exact) for path in networks]
+    memories: tuple[SteadyEngine, ...] = ()
+    if film and job.smooth:
+        from impasto import temporal  # and with it OpenCV, which is optional
 
-        stylizers = [Stylizer(with_memory(each.engine, job.smooth), tile=0) for each in stylizers]
+        memories = tuple(temporal.SteadyEngine(each.engine, job.smooth) for each in stylizers)
+    if film:
+        stylizers = [Stylizer(engine, tile=0) for engine in memories or [each.engine for each in stylizers]]
 
     def key(*paths: Path) -> str:
         files = [path for path in (*paths, job.mask) if path is not None]
@@ -83,15 +93,13 @@ def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
         return min(each.at_once(picture, job.controls) for each in stylizers)
 
     def look(name: str, paint_all: Callable[[Sequence[Picture]], list[Picture]], *numbers: int) -> Look:
-        sources = key(*(networks[number] for number in numbers))
-        return Look(name, paint_all, at_once, sources, tuple(stylizers[number].engine for number in numbers))
+        known = tuple(memories[number] for number in numbers if memories)
+        return Look(name, paint_all, at_once, key(*(networks[number] for number in numbers)), known)
 
     plain = [partial(each.paint_all, controls=job.controls) for each in stylizers]
     names = [each.name for each in stylizers]
     if mask is None:
-        return [
-            look(name, paint_all, number) for number, (name, paint_all) in enumerate(zip(names, plain, strict=True))
-        ]
+        return [look(name, plain[number], number) for number, name in enumerate(names)]
     split = _split(mask, job.feather)
     if len(stylizers) == 2:
         inside, outside = plain

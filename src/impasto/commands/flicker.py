@@ -2,6 +2,8 @@
 
 import json
 import logging
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -21,15 +23,16 @@ USAGE = """
 Measure what changes between stylized frames beyond what motion explains: the warping error.
 
   python scripts/flicker.py ckpt=starry_night input=clip.mp4
-  python scripts/flicker.py ckpt=starry_night input=frames/ smooth=0,0.8 size=427 frames=25
+  python scripts/flicker.py ckpt=starry_night input=frames/ smooth=0,0.8 size=854 frames=50
 
   ckpt=FILE|NAME   as stylize.py's
   input=PATH       a video, or a folder of its frames in the order of their names
-  smooth=0,0.5,0.8,0.9   values of stylize.py's smooth=; 0 is each frame on its own
+  smooth=0,0.5,0.7,0.8,0.9   values of stylize.py's smooth=; 0 is each frame on its own
   size=427         px, long side;  frames=25   the first ones
   device=auto|cpu|cuda|mps
 
-A line of JSON for each value; the error of the input itself, which is what flow and noise leave, is the floor.
+A line of JSON for each value: the error; that of the input itself, which is what flow and noise leave; how sharp the
+frames are, of which each on its own has 1; the milliseconds that smoothing takes for a frame.
 """
 
 
@@ -39,7 +42,7 @@ class FlickerOptions:
 
     ckpt: str = MISSING
     input: str = MISSING
-    smooth: str = "0,0.5,0.8,0.9"
+    smooth: str = "0,0.5,0.7,0.8,0.9"
     size: int = 427
     frames: int = 25
     device: str = "auto"
@@ -53,25 +56,39 @@ def flicker(words: list[str]) -> None:
     except ValueError:
         raise UserError(f"smooth={options.smooth} should be numbers with commas between them") from None
     if find_spec("cv2") is None or find_spec("av") is None:
-        raise UserError("measuring flicker takes two packages more: pip install 'impasto[benchmark]'")
+        raise UserError("measuring flicker takes two packages more: pip install 'impasto[video]'")
 
-    from impasto.evaluation.flicker import warping_error
+    from impasto.evaluation.flicker import sharpness, warping_error
     from impasto.levels import unit
-    from impasto.picture import Picture
     from impasto.stylizer import Stylizer
-    from impasto.temporal import with_memory
+    from impasto.temporal import SteadyEngine
+    from impasto.video import check_smooth
 
-    pictures = read_frames(Path(options.input), options.size, options.frames)
-    contents = [unit(picture.pixels) for picture in pictures]
-    stylizer = Stylizer.load(options.ckpt, options.device, "float32")
-    floor = round(warping_error(contents, contents), 5)
     for value in values:
-        painter = Stylizer(with_memory(stylizer.engine, value))
-        stylized = [painter.paint(Picture(content)).pixels for content in contents]  # float: unrounded
-        steps = np.mean([np.abs(after - before).mean() for before, after in zip(stylized, stylized[1:], strict=False)])
-        error = round(warping_error(contents, stylized), 5)
-        result = {"smooth": value, "warping_error": error, "of_input": floor, "mean_change": round(float(steps), 5)}
-        print(json.dumps({**result, "input": options.input, "frames": len(contents)}), flush=True)
+        check_smooth(value)
+    engine = Stylizer.load(options.ckpt, options.device, "float32").engine
+    steady = [SteadyEngine(engine, value) for value in values]
+    pictures = read_frames(Path(options.input), options.size, options.frames)
+    contents = [np.ascontiguousarray(unit(picture.pixels).transpose(2, 0, 1)[None]) for picture in pictures]
+    stylized = [engine(content) for content in contents]
+    floor, sharp = warping_error(_frames(contents), _frames(contents)), sharpness(_frames(stylized))
+    for value, memory in zip(values, steady, strict=True):
+        begun = time.perf_counter()
+        shown = [memory.follow(content, painted) for content, painted in zip(contents, stylized, strict=True)]
+        seconds = time.perf_counter() - begun
+        result = {
+            "smooth": value,
+            "warping_error": round(warping_error(_frames(contents), _frames(shown)), 5),
+            "of_input": round(floor, 5),
+            "sharpness": round(sharpness(_frames(shown)) / sharp, 3),
+            "milliseconds": round(1000 * seconds / len(shown), 1),
+        }
+        print(json.dumps({**result, "input": options.input, "frames": len(shown)}), flush=True)
+
+
+def _frames(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """(height, width, 3) of (1, 3, height, width)."""
+    return [array[0].transpose(1, 2, 0) for array in arrays]
 
 
 def read_frames(source: Path, size: int, count: int) -> "list[Picture]":

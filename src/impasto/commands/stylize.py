@@ -31,7 +31,8 @@ Stylize an image, every image under a folder, or a video, in one forward pass ea
                     the result is as large as the input
   stroke=PIXELS     strokes as large, relative to the picture, as in one with this long side; default: size
   mask=PATH         white is stylized, black stays as it is; with two styles, the second goes there; feather=16 px
-  smooth=0          of videos: how much a frame's statistics follow those before, below 1; 0 is each frame on its own
+  smooth=0.8        of videos: how much strokes stay as they were in the frame before and move with what they paint,
+                    below 1; 0 is each frame on its own, which flickers
   quality=95        of JPEG, WebP, AVIF and videos; format=png|jpg|… where output has no suffix
   keep_metadata=true|false   camera, date, place and copyright; orientation and colour profile are applied
   max_megapixels=178   larger images are refused: allow more if you trust them
@@ -66,7 +67,7 @@ class StylizeOptions:
     format: str | None = None
     keep_metadata: bool = True
     max_megapixels: float = 178
-    smooth: float = 0.0
+    smooth: float = 0.8
     tile: int | None = None
     exact: bool = True
     json: bool = False

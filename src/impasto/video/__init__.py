@@ -1,6 +1,7 @@
 """Films through a network, frame by frame: picture times, colours and sound stay as they were.
 
 PyAV, FFmpeg's libraries, reads and writes; it comes with the extra `video`, and only the modules below import it.
+So does OpenCV, which `impasto.temporal` takes.
 """
 
 from importlib.util import find_spec
@@ -25,3 +26,11 @@ def check_writable_video(path: Path) -> None:
         )
     if find_spec("av") is None:
         raise UserError("videos take one package more: pip install 'impasto[video]'")
+
+
+def check_smooth(smooth: float) -> None:
+    """Raise `UserError` for a weight of the past that is none, or where OpenCV is missing."""
+    if not 0 <= smooth < 1:
+        raise UserError(f"smooth={smooth:g} should be at least 0 and below 1; 0 is each frame on its own")
+    if smooth and find_spec("cv2") is None:
+        raise UserError(f"smooth={smooth:g} takes OpenCV: pip install 'impasto[video]'; smooth=0 goes without")

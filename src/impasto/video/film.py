@@ -2,10 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -13,17 +14,21 @@ from av.packet import Packet
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from impasto.engines import Engine
 from impasto.errors import UserError
 from impasto.picture import Picture
-from impasto.temporal import SmoothedEngine
-from impasto.video.clip import Clip, Pictures, open_frames
+from impasto.video.ahead import ahead
+from impasto.video.clip import Clip, Frames, Pictures, open_frames
 from impasto.video.encoding import Encoder, Encoding, choose_encoding
 from impasto.video.joining import check_joining, join
 from impasto.video.parts import Parts, part_of
 
+if TYPE_CHECKING:
+    from impasto.temporal import SteadyEngine
+
 log = logging.getLogger("impasto")
 
+HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273's transfers
+Memory = dict[str, np.ndarray]
 PART = 96  # frames: what is lost at most when a run is stopped; each costs a key frame
 
 
@@ -37,7 +42,7 @@ def stylize_film(
     clip: Clip,
     target: Path,
     paint: Callable[[Picture], Picture],
-    engines: Sequence[Engine],
+    memories: "Sequence[SteadyEngine]",
     *,
     size: tuple[int, int],
     key: str,
@@ -47,7 +52,7 @@ def stylize_film(
 ) -> int:
     """Paint all frames of a film and write it, whole or not at all; gives their number.
 
-    `engines` are those behind `paint`, of which some may remember; `size` is that of painted frames, px; `key`
+    `memories` are the networks behind `paint` that know the frames before; `size` is that of painted frames, px; `key`
     changes with whatever changes pictures. Parts that an earlier run with the same input and key left are taken.
     Raises `UserError` for what the container cannot hold.
     """
@@ -56,18 +61,19 @@ def stylize_film(
     check_joining(clip, encoding, suffix)
     if clip.left_out:
         log.warning("left out: %s of %s", ", ".join(clip.left_out), clip.path)
+    if transfer := HDR.get(clip.colours.transfer):
+        log.warning("%s is HDR (%s) and stays so: the network sees its levels as they are, paler", clip.path, transfer)
     if encoding.size != size:
         log.warning("%s holds even sizes: %d×%d px become %d×%d", encoding.codec, *size, *encoding.size)
     parts = Parts(target)
     done = parts.resume(_record(clip, encoding, key))
-    remembering = [engine for engine in engines if isinstance(engine, SmoothedEngine)]
     if done:
         log.info("%d frames were there already", sum(len(parts.read(index).times) for index in range(done)))
     columns = (TextColumn(clip.path.name), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=quiet) as progress:
         bar = progress.add_task("", total=clip.frames or None)
         try:
-            number, last = _paint_parts(clip, encoding, parts, done, paint, remembering, lambda: progress.advance(bar))
+            number, last = _paint_parts(clip, encoding, parts, done, paint, memories, lambda: progress.advance(bar))
         except KeyboardInterrupt:
             log.warning("stopped: the same command goes on from the last %d frames that were whole", PART)
             raise
@@ -82,37 +88,57 @@ def _paint_parts(
     parts: Parts,
     done: int,
     paint: Callable[[Picture], Picture],
-    engines: Sequence[SmoothedEngine],
+    memories: "Sequence[SteadyEngine]",
     advance: Callable[[], None],
 ) -> tuple[int, int]:
     """Make all parts from `done` on; gives the number of frames and the last one's duration."""
     if done:
-        _remember(engines, parts.memory(done - 1))
-    pictures, frames = Pictures(clip), open_frames(clip)
+        _remember(memories, parts.memory(done - 1))
+    frames = open_frames(clip)
     encoder = Encoder(encoding)
     packets: list[Packet[Any]] = []
 
-    def finish(index: int) -> None:
+    def finish(index: int, memory: Memory) -> None:
         nonlocal encoder, packets
-        parts.write(index, part_of(packets + encoder.flush()), _memory(engines))
+        parts.write(index, part_of(packets + encoder.flush()), memory)
         encoder, packets = Encoder(encoding), []
 
     number, last, before = 0, 0, 0
-    for time, frame, duration in frames:
-        last, before = duration or time - before, time
-        if number >= done * PART:
-            packets += encoder.encode(paint(pictures(frame)), time)
-            if (number + 1) % PART == 0:
-                finish(number // PART)
-        number += 1
-        advance()
+    with closing(ahead(_painted(ahead(_decoded(clip, frames, done * PART)), paint, memories))) as shots:
+        for time, duration, picture, memory in shots:
+            last, before = duration or time - before, time
+            if picture is not None:
+                packets += encoder.encode(picture, time)
+                if (number + 1) % PART == 0:
+                    finish(number // PART, memory)
+            number += 1
+            advance()
     if number == 0:
         raise UserError(f"{str(clip.path)!r} has no frame that can be read")
     if number % PART and number > done * PART:
-        finish(number // PART)
+        finish(number // PART, {})
     if complaint := frames.complaint():
         log.warning("%s is damaged: %s; what could be read is stylized", clip.path, complaint)
     return number, last
+
+
+def _decoded(clip: Clip, frames: Frames, first: int) -> Generator[tuple[int, int, Picture | None], None, None]:
+    """Time, duration and picture of all frames; None of those before the `first` that is wanted."""
+    pictures = Pictures(clip)
+    for number, (time, frame, duration) in enumerate(frames):
+        yield time, duration, pictures(frame) if number >= first else None
+
+
+def _painted(
+    shots: Generator[tuple[int, int, Picture | None], None, None],
+    paint: Callable[[Picture], Picture],
+    memories: "Sequence[SteadyEngine]",
+) -> Generator[tuple[int, int, Picture | None, Memory], None, None]:
+    """The same, painted, each with what is remembered after it."""
+    with closing(shots):
+        for time, duration, picture in shots:
+            painted = None if picture is None else paint(picture)
+            yield time, duration, painted, _memory(memories)
 
 
 def _record(clip: Clip, encoding: Encoding, key: str) -> dict[str, Any]:
@@ -123,11 +149,11 @@ def _record(clip: Clip, encoding: Encoding, key: str) -> dict[str, Any]:
     return {"input": digest, "key": key, "encoding": said, "part": PART, "av": av.__version__}
 
 
-def _memory(engines: Sequence[SmoothedEngine]) -> dict[str, np.ndarray]:
+def _memory(engines: "Sequence[SteadyEngine]") -> Memory:
     return {f"{index}.{name}": array for index, engine in enumerate(engines) for name, array in engine.memory().items()}
 
 
-def _remember(engines: Sequence[SmoothedEngine], memory: dict[str, np.ndarray]) -> None:
+def _remember(engines: "Sequence[SteadyEngine]", memory: Memory) -> None:
     for index, engine in enumerate(engines):
         own = {name.removeprefix(f"{index}."): array for name, array in memory.items() if name.startswith(f"{index}.")}
         engine.remember(own)

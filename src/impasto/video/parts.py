@@ -65,25 +65,28 @@ class Parts:
         while self._path(count).is_file():
             try:
                 self.read(count)
-            except (SafetensorError, OSError, KeyError):  # of a disk that failed: it is made again
+            except (SafetensorError, OSError, TypeError):  # of a disk that failed: it is made again
                 break
             count += 1
+        while count and not self._memory_path(count - 1).is_file():  # nothing could go on from there
+            count -= 1
         return count
 
     def write(self, index: int, part: Part, memory: dict[str, np.ndarray]) -> None:
-        """Keep a part, and what the networks remember after it, whole or not at all."""
+        """Keep a part, whole or not at all, and what the networks remember after it in the place of what was before."""
+        with whole_file(self._memory_path(index)) as temporary:
+            save_file(memory, temporary)
         with whole_file(self._path(index)) as temporary:
-            save_file({**{f"packets.{name}": array for name, array in vars(part).items()}, **memory}, temporary)
+            save_file(vars(part), temporary)
+        self._memory_path(index - 1).unlink(missing_ok=True)  # frames in float32: parts are small beside them
 
     def read(self, index: int) -> Part:
         """A part that is there."""
-        arrays = load_file(self._path(index))
-        return Part(**{name: arrays[f"packets.{name}"] for name in Part.__dataclass_fields__})
+        return Part(**load_file(self._path(index)))
 
     def memory(self, index: int) -> dict[str, np.ndarray]:
-        """What the networks remembered after a part."""
-        arrays = load_file(self._path(index))
-        return {name: array for name, array in arrays.items() if not name.startswith("packets.")}
+        """What the networks remembered after the last part."""
+        return load_file(self._memory_path(index))
 
     def remove(self) -> None:
         """All of it."""
@@ -92,3 +95,6 @@ class Parts:
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.safetensors"
+
+    def _memory_path(self, index: int) -> Path:
+        return self.folder / f"memory{index:06d}.safetensors"
