@@ -42,10 +42,14 @@ Train a network that paints any photo in the style of one painting.
   init=auto|random|FILE|NAME  weights to start from: of a style that ships (if it has this width and depth), none, or
                             of an inference file or style
   resume=true|PATH          go on from the run folder's newest checkpoint if there is one, or from a checkpoint
-  checkpoint.every= validation.every= (images), seed=
+  checkpoint.every=N|Tmin   images (at most ten minutes of work are lost), or minutes, such as 10min
+  validation.every= (images), seed=
   hydra.run.dir=DIR         default: runs/<style>/<when>
 
 Paths need no quoting beyond your shell's own. Watch with: tensorboard --logdir runs
+
+Ctrl-C, SIGTERM and SIGUSR1 end the step, save and exit with status 130, 143 and 138: resume=true goes on as if nothing
+had happened. A second one exits at once. Mistakes exit with 1.
 """
 
 # values that are taken as they are; every other one is read by Hydra's grammar
@@ -80,10 +84,14 @@ def _train(config_dir: Path, words: list[str]) -> None:
     _start(plain(config), Path(config.hydra.run.dir))
 
 
-def _job(config: DictConfig) -> None:
-    """One job of a multirun."""
+def _job(config: DictConfig, folders: set[Path] = set()) -> None:  # noqa: B006, which is to last
+    """One job of a multirun, in a folder that no other of it has had."""
     try:
-        _start(plain(config), Path(HydraConfig.get().runtime.output_dir))
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        if run_dir in folders:
+            raise UserError(f"two jobs would go on in {str(run_dir)!r}: scripts/train_gallery.py tells runs apart")
+        folders.add(run_dir)
+        _start(plain(config), run_dir)
     except UserError as error:
         sys.exit(f"error: {error}")
 
@@ -138,7 +146,7 @@ def _say(line: str) -> None:
 
 def _run_dir(style: str, resume: str) -> str:
     """Where a run goes: a new folder, or when resuming the folder that holds what to go on from."""
-    from impasto.training import checkpoints
+    from impasto.resume import checkpoints
 
     if resume.lower() == "true":
         runs = sorted(path for path in Path("runs", style).glob("*") if checkpoints(path))
