@@ -105,9 +105,8 @@ def test_changes_are_named_and_others_refused(tmp_path, caplog):
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "PATIENCE", 0.1)
-    held = (
-        "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print('held', flush=True); input()"
-    )
+    held = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True)"
+    held += "; input()"
     with subprocess.Popen(
         [sys.executable, "-c", held, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

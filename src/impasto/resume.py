@@ -5,7 +5,7 @@ import io
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,10 @@ def fingerprint(photos: Sequence[Path], root: str | os.PathLike[str]) -> str:
     """A digest of the photos' names under `root`, order and sizes: with another one, positions show other photos."""
     digest = hashlib.sha256()
     for photo in photos:
-        size = photo.stat().st_size if photo.exists() else 0
-        digest.update(os.fsencode(f"{os.path.relpath(photo, root)}\0{size}\n"))
+        size = 0
+        with suppress(OSError):  # it may have gone meanwhile
+            size = photo.stat().st_size
+        digest.update(os.fsencode(f"{photo.relative_to(root).as_posix()}\0{size}\n"))
     return digest.hexdigest()[:16]
 
 
