@@ -14,10 +14,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from impasto.archive import load_archive
-from impasto.checkpoint import load_training_checkpoint
+from impasto.checkpoint import build_network, load_training_checkpoint
 from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.machine import rank
+from impasto.models.transformer_net import TransformerNet
 
 log = logging.getLogger("impasto")
 
@@ -42,6 +43,10 @@ class Resumed:
     def step(self) -> int:
         """Steps that it has taken."""
         return int(self.content["step"])
+
+    def network(self) -> TransformerNet:
+        """The network as it is there. Raises `UserError` where the weights do not fit it, or are not finite."""
+        return build_network(self.content["architecture"], self.content["net"], repr(str(self.path)))
 
     def check(self, architecture: Mapping[str, Any], style: Mapping[str, Any]) -> None:
         """Raise `UserError` where another network or painting is to go on."""

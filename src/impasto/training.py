@@ -192,7 +192,7 @@ def _fit(
     """Train the rest of the run, and save its end. A validation that was stopped comes first."""
     try:
         if resumed:
-            module.net.load_state_dict(resumed.content["net"])
+            module.net.load_state_dict(resumed.network().state_dict())
             module.images_seen, module.validated_at = resumed.images_seen, resumed.validated_at
             ended = module.images_seen >= module.images
             due = ended or resumed.step % trainer.val_check_interval == 0

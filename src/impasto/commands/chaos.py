@@ -76,13 +76,10 @@ class Run:
     def start(self) -> "subprocess.Popen[str]":
         """Start it, or go on with it, in a session of its own."""
         words = [*TINY.split(), f"schedule.images={self.images}", f"hydra.run.dir={self.folder}", "resume=true"]
-        return subprocess.Popen(
-            [sys.executable, str(self.root / "train.py"), *words],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        command = [sys.executable, str(self.root / "train.py"), *words]
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with Path(f"{self.folder}.log").open("a") as output:  # on the same disk
+            return subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def files(self) -> set[Path]:
         """TensorBoard's files: a new one says that a process has begun to train."""
@@ -110,6 +107,7 @@ def chaos(root: Path, words: list[str]) -> None:
     faults = options.faults.split(",")
     if unknown := [fault for fault in faults if fault not in FAULTS]:
         raise UserError(f"faults={unknown[0]} is unknown; known: {', '.join(FAULTS)}")
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every kill
     dice = random.Random(options.seed)
     whole, startup = _uninterrupted(Run(root, Path(options.output, "whole"), options.images))
     tallies = {fault: Tally() for fault in faults}

@@ -1,5 +1,6 @@
 """`python train.py`: Hydra's configuration → `impasto.training.train`, with every mistake in one line."""
 
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -144,17 +145,15 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _run_dir(style: str, resume: str) -> str:
-    """Where a run goes: a new folder, or when resuming the folder that holds what to go on from."""
+def _run_dir(style: str, resume: str, start: str = ".") -> str:
+    """Where a run goes, from `start`: a new folder, or when resuming the folder that holds what to go on from."""
     from impasto.resume import checkpoints
 
+    run = Path("runs", style, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if resume.lower() == "true":
-        runs = sorted(path for path in Path("runs", style).glob("*") if checkpoints(path))
-        if runs:
-            return str(runs[-1])
+        run = max((path for path in Path("runs", style).glob("*") if checkpoints(path)), default=run)
     elif resume.lower() != "false":
         place = Path(resume)
-        run = place.parent.parent if place.is_file() else place
-        if checkpoints(run):
-            return str(run)
-    return str(Path("runs", style, datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))
+        named = place.parent.parent if place.is_file() else place
+        run = named if checkpoints(named) else run
+    return os.path.relpath(run, start) if start != "." else str(run)
