@@ -1,6 +1,5 @@
 """`python train.py`: Hydra's configuration → `impasto.training.train`, with every mistake in one line."""
 
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -85,14 +84,10 @@ def _train(config_dir: Path, words: list[str]) -> None:
     _start(plain(config), Path(config.hydra.run.dir))
 
 
-def _job(config: DictConfig, folders: set[Path] = set()) -> None:  # noqa: B006, which is to last
-    """One job of a multirun, in a folder that no other of it has had."""
+def _job(config: DictConfig) -> None:
+    """One job of a multirun."""
     try:
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
-        if run_dir in folders:
-            raise UserError(f"two jobs would go on in {str(run_dir)!r}: scripts/train_gallery.py tells runs apart")
-        folders.add(run_dir)
-        _start(plain(config), run_dir)
+        _start(plain(config), Path(HydraConfig.get().runtime.output_dir))
     except UserError as error:
         sys.exit(f"error: {error}")
 
@@ -145,15 +140,17 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _run_dir(style: str, resume: str, start: str = ".") -> str:
-    """Where a run goes, from `start`: a new folder, or when resuming the folder that holds what to go on from."""
+def _run_dir(style: str, resume: str) -> str:
+    """Where a run goes: a new folder, or when resuming the folder that holds what to go on from."""
     from impasto.resume import checkpoints
 
-    run = Path("runs", style, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if resume.lower() == "true":
-        run = max((path for path in Path("runs", style).glob("*") if checkpoints(path)), default=run)
+        runs = sorted(path for path in Path("runs", style).glob("*") if checkpoints(path))
+        if runs:
+            return str(runs[-1])
     elif resume.lower() != "false":
         place = Path(resume)
-        named = place.parent.parent if place.is_file() else place
-        run = named if checkpoints(named) else run
-    return os.path.relpath(run, start) if start != "." else str(run)
+        run = place.parent.parent if place.is_file() else place
+        if checkpoints(run):
+            return str(run)
+    return str(Path("runs", style, datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))

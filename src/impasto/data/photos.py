@@ -75,19 +75,15 @@ def scan(folder: str | os.PathLike[str]) -> list[Path]:
     """
     paths = find_images(folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            problems = list(
-                track(
-                    pool.map(_problem, paths),
-                    description="Looking through the photos",
-                    total=len(paths),
-                    transient=True,
-                    disable=len(paths) < 500,
-                )
+        problems = list(
+            track(
+                pool.map(_problem, paths),
+                description="Looking through the photos",
+                total=len(paths),
+                transient=True,
+                disable=len(paths) < 500,
             )
-        except BaseException:  # a signal: the rest would be looked through before it is heard
-            pool.shutdown(cancel_futures=True)
-            raise
+        )
     warn_of_rejects([problem for problem in problems if problem], len(paths), folder)
     return [path for path, problem in zip(paths, problems, strict=True) if not problem]
 
