@@ -131,12 +131,12 @@ def test_stylize_paints_with_it_whatever_the_names(great_wave, run, tmp_path):
 
 
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(run, tmp_path):
-    """A few of the kills of scripts/chaos.py, which compares curves and weights."""
-    words = ["kills=3", "faults=SIGKILL,SIGTERM,torn", "images=200", "seed=3", f"output={tmp_path / 'runs'}"]
+    """Two kills of scripts/chaos.py, which compares curves and weights: SIGKILL amid a checkpoint, and SIGTERM."""
+    words = ["kills=2", "faults=torn,SIGTERM", "images=160", f"output={tmp_path / 'runs'}"]
     result = run("scripts/chaos.py", *words)
     assert result.returncode == 0, result.stderr
-    assert "ended with the same weights and curves, after 3 kills in all" in result.stdout
-    assert re.findall(r"^(\w+) +(\d) ", result.stdout, re.M) == [("SIGKILL", "1"), ("SIGTERM", "1"), ("torn", "1")]
+    assert "ended with the same weights and curves, after 2 kills in all" in result.stdout
+    assert re.findall(r"^(\w+) +(\d) ", result.stdout, re.M) == [("torn", "1"), ("SIGTERM", "1")]
 
 
 def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(run, tmp_path, photos):

@@ -68,14 +68,14 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
             resumed.warn_of_changes(module.record)
         if trainer.precision == "bf16-mixed":
             module.objective.loss.vgg.round_kernels(torch.bfloat16)
+        left = module.images - (resumed.images_seen if resumed else 0)
+        compiled = worth_compiling(config["trainer"], max(0, left)) and left > 0
         if not run_dir.is_dir():
             held.enter_context(alone(run_dir))
         _start_folder(config, run_dir)
-        left = module.images
         if resumed:
             log.info("Going on from %s: %d of %d images seen", resumed.path, resumed.images_seen, module.images)
-            left -= resumed.images_seen
-        if left > 0 and worth_compiling(config["trainer"], left):
+        if compiled:
             module.net.compile()
             module.objective.loss.compile()
         _fit(trainer, module, data, saved, resumed)
