@@ -1,5 +1,6 @@
 """`python scripts/chaos.py`: a run killed at random moments ends with the bits of one that was not."""
 
+import atexit
 import logging
 import os
 import random
@@ -79,7 +80,11 @@ class Run:
         command = [sys.executable, str(self.root / "train.py"), *words]
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with Path(f"{self.folder}.log").open("a") as output:  # on the same disk
-            return subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.PIPE, text=True, start_new_session=True
+            )
+        atexit.register(process.kill)  # where it is we who are interrupted
+        return process
 
     def files(self) -> set[Path]:
         """TensorBoard's files: a new one says that a process has begun to train."""
@@ -150,6 +155,8 @@ def _uninterrupted(run: Run) -> tuple[Run, float]:
 
 def _kill(run: Run, fault: str, tally: Tally, startup: float, dice: random.Random) -> bool:
     """Start the run and end it by a fault, mostly while it trains; False where it was done before."""
+    from impasto.resume import checkpoints
+
     before, process = run.files(), run.start()
     early = fault.startswith("SIG") and dice.random() < 0.2
     if early:
@@ -176,7 +183,7 @@ def _kill(run: Run, fault: str, tally: Tally, startup: float, dice: random.Rando
         expected = {128 + number, *([-number] if early else [])}  # before Python has its handlers
         if process.returncode not in expected:
             raise UserError(f"{fault}: exit status {process.returncode}, not {128 + number}: {error[-500:]!r}")
-        if not early and "go on with resume=" not in error:
+        if not early and checkpoints(run.folder) and "go on with resume=" not in error:
             raise UserError(f"{fault}: nothing says how to go on, but {error[-500:]!r}")
     if "Traceback" in error and not early:
         raise UserError(f"{fault}: {error[-1000:]!r}")
