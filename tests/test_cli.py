@@ -1,4 +1,8 @@
+import errno
+import io
+import logging
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -110,6 +114,19 @@ def test_interruption_has_its_status(monkeypatch):
     with pytest.raises(SystemExit) as exit:
         cli.run(fail(KeyboardInterrupt()), "usage")
     assert exit.value.code == 130
+
+
+@pytest.mark.parametrize(("number", "ends"), [(errno.ENOSPC, False), (errno.EPIPE, True)])
+def test_a_log_on_a_full_disk_ends_nothing(monkeypatch, number, ends):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise OSError(number, "said the system")
+
+    log = logging.getLogger("impasto")
+    monkeypatch.setattr(log, "handlers", log.handlers)  # to be put back
+    cli.log_to(Broken())
+    with pytest.raises(BrokenPipeError) if ends else nullcontext():
+        log.info("a line")
 
 
 @pytest.mark.parametrize("script", ["train.py", "stylize.py", "scripts/export.py", "scripts/fetch_coco.py"])

@@ -125,6 +125,7 @@ def test_checkpoints_hold_the_network_and_plain_data_only(module):
         "images_seen": 60,
     }
     assert all(name.startswith("net.") for name in module.state_dict())
+    assert checkpoint["validated_at"] == -1
     module.images_seen = 0
     module.on_load_checkpoint(checkpoint)
     assert module.images_seen == 60

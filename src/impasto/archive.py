@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto.errors import UserError
+from impasto.errors import UserError, one_line
 
 
 def load_archive(path: str | os.PathLike[str]) -> Any:
@@ -50,6 +50,17 @@ def check_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> N
     # a tensor can repeat one number for ever, which would take memory only once it is copied
     if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > Path(path).stat().st_size:
         raise UserError(f"{shown} claims more weights than it holds")
+
+
+def check_sums(path: Path) -> None:
+    """Raise `UserError` where the bytes of an archive are not those that were written: torch itself does not look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except Exception as error:  # of zipfile and zlib: no common base
+        part = one_line(error)
+    if part is not None:
+        raise UserError(f"{str(path)!r} is damaged: its checksums are wrong, first in {one_line(part)}")
 
 
 def unpacked_size(path: Path) -> int:

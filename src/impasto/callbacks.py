@@ -9,11 +9,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from impasto.data.photos import ValidationPhotos
+from impasto.errors import UserError
+from impasto.events import Events
 from impasto.image import save_image, to_image
 from impasto.tensors import to_tensor
 
@@ -28,7 +29,7 @@ class StylizedPictures(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Stylize and write, on rank 0."""
-        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+        if not trainer.is_global_zero or not isinstance(trainer.logger, Events):
             return
         crops = ValidationPhotos(self.photos[: self.count], self.size)
         content = torch.stack([crops[index] for index in range(len(crops))]).to(pl_module.device).float() / 255
@@ -37,20 +38,23 @@ class StylizedPictures(pl.Callback):
             stylized = torch.cat([type(pl_module.net).forward(pl_module.net, image[None]) for image in content])
         pairs = torch.stack([content, stylized], dim=1).flatten(0, 1)
         grid: Tensor = make_grid(pairs.cpu(), nrow=2, padding=4, pad_value=1.0)
-        trainer.logger.experiment.add_image("val/pictures", grid, pl_module.images_seen)
-        save_image(to_image(grid[None].cpu().numpy()), self.folder / "preview.jpg")
+        trainer.logger.add_image("val/pictures", grid, pl_module.images_seen)
+        try:
+            save_image(to_image(grid[None].cpu().numpy()), self.folder / "preview.jpg")
+        except UserError as error:  # a full disk ends no run
+            log.warning("%s", error)
 
 
 class StyleTarget(pl.Callback):
-    """The painting, once, beside the curves."""
+    """The painting, once in a run, beside the curves."""
 
     def __init__(self, painting: Any) -> None:
         self.painting = painting
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write it on rank 0."""
-        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.add_image("style", to_tensor(self.painting)[0], pl_module.images_seen)
+        if pl_module.images_seen == 0 and isinstance(trainer.logger, Events):
+            trainer.logger.add_image("style", to_tensor(self.painting)[0], 0)
 
 
 class TrainingProgress(RichProgressBar):
@@ -69,13 +73,15 @@ class TrainingProgress(RichProgressBar):
 class ProgressLines(pl.Callback):
     """A line at every validation, for logs, where a bar that moves cannot be seen."""
 
+    _start: tuple[float, int] | None = None
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Start the clock."""
         self._start = (perf_counter(), pl_module.images_seen)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Images, validation loss, time left."""
-        start, images = self._start
+        start, images = self._start or (perf_counter(), pl_module.images_seen)
         each = (perf_counter() - start) / max(1, pl_module.images_seen - images)
         left = timedelta(seconds=round(each * max(0, pl_module.images - pl_module.images_seen)))
         total = float(trainer.callback_metrics["val/total"])

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from impasto.archive import check_weights, load_archive
+from impasto.archive import check_sums, check_weights, load_archive
 from impasto.errors import UserError, one_line
 from impasto.files import whole_file
 from impasto.models.transformer_net import TransformerNet
@@ -71,6 +71,7 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     ):
         raise UserError(f"{shown} is a checkpoint, but not one that Impasto's training wrote")
     check_weights(state, path)
+    check_sums(Path(path))
     return {**record, "step": step, "net": {name.removeprefix("net."): tensor for name, tensor in state.items()}}
 
 

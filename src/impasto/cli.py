@@ -1,5 +1,6 @@
 """What the entry points share: `key=value` words, help, one-line errors, log lines."""
 
+import errno
 import io
 import logging
 import os
@@ -13,6 +14,8 @@ from impasto.errors import UserError
 from impasto.memory import keep_freed_memory
 
 Options = TypeVar("Options")
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(command: Callable[[list[str]], None], usage: str) -> None:
@@ -89,7 +92,11 @@ def log_to(output: TextIO) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             stream = sys.stderr if record.levelno >= logging.WARNING else output
             prefix = "warning: " if record.levelno >= logging.WARNING else ""
-            print(prefix + record.getMessage(), file=stream, flush=True)
+            try:
+                print(prefix + record.getMessage(), file=stream, flush=True)
+            except OSError as error:  # a log on a full disk ends no work; what waits in the stream comes with the next
+                if error.errno not in FULL:
+                    raise
 
     log = logging.getLogger("impasto")
     log.handlers = [_Stream()]

@@ -72,6 +72,9 @@ class StyleTransferModule(pl.LightningModule):
         _, terms = self._judged(content)
         self._log("val", terms, batch_size=len(content), sync_dist=True)
         self.log("step", float(self.images_seen), sync_dist=True)
+
+    def on_validation_end(self) -> None:
+        """All is judged and logged."""
         self.validated_at = self.images_seen
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -102,10 +105,14 @@ class StyleTransferModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what resuming and exporting need, as plain data."""
         checkpoint["impasto"] = {**self.record, "architecture": self.architecture, "images_seen": self.images_seen}
+        checkpoint["validated_at"] = self.validated_at
+        if "loops" in checkpoint:
+            _set_after_step(checkpoint["loops"]["fit_loop"], checkpoint["global_step"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting where the checkpoint stands."""
         self.images_seen = checkpoint["impasto"]["images_seen"]
+        self.validated_at = checkpoint.get("validated_at", self.images_seen)
 
     def _judged(self, content: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         stylized = self(content)
@@ -117,3 +124,17 @@ class StyleTransferModule(pl.LightningModule):
             batch_size=batch_size,
             sync_dist=sync_dist,
         )
+
+
+def _set_after_step(progress: dict[str, Any], step: int) -> None:
+    """Make Lightning's counters those of the moment after a step, amid the one epoch: there it resumes exactly.
+
+    Saved between two steps, in a validation or at the end, they would have it skip or repeat a count.
+    """
+    none = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
+    steps = {"ready": step, "started": step, "processed": step, "completed": step - 1}
+    epoch = {**none, "ready": 1, "started": 1}
+    progress["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1
+    progress["epoch_loop.batch_progress"] = {"total": {**steps}, "current": {**steps}, "is_last_batch": False}
+    progress["epoch_loop.val_loop.batch_progress"] = {"total": {**none}, "current": {**none}, "is_last_batch": False}
+    progress["epoch_progress"] = {"total": {**epoch}, "current": {**epoch}}

@@ -1,10 +1,10 @@
 """Configuration → objects → `fit` → the inference file."""
 
-import io
 import logging
 import shlex
 import sys
 import warnings
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,28 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
-from impasto.checkpoint import load_training_checkpoint, save_network
+from impasto.checkpoint import save_network
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
-from impasto.files import whole_file, write_text
+from impasto.events import Events
+from impasto.files import write_text
 from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
 from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import smallest_input
 from impasto.module import StyleTransferModule
+from impasto.resume import Resumed, alone, find, fingerprint
+from impasto.saving import SavedRun, WholeCheckpoints
 from impasto.schedule import Schedule
+from impasto.stopping import StopSignals
 
 log = logging.getLogger("impasto")
 
@@ -40,7 +42,8 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     """Train as the resolved configuration says; returns the inference file, `run_dir/<style>.safetensors`.
 
     The run folder also gets config.yaml, TensorBoard's events, checkpoints/ and preview.jpg.
-    Raises `UserError`, before the folder is made where the mistake can be known by then.
+    Raises `UserError`, before the folder is made where the mistake can be known by then, and `SystemExit` where a
+    signal stops the run, saved as far as it came.
     """
     if rank() != 0:
         log.setLevel(logging.ERROR)  # one process speaks
@@ -52,67 +55,49 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     name = config["style"]["name"]
     if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
         raise UserError(f"style.name={name!r} should do as a file name")
-    resumed = _resumed(config["resume"], run_dir)
-    module, painting = _module(config)
-    if resumed:
-        _check_same_network(resumed, module)
-    data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
-    if data.image_size < (smallest := smallest_input(module.objective.loss.vgg.layers)):
-        raise UserError(f"data.image_size={data.image_size} is too small for VGG19: it takes {smallest} px")
-    module.record["content"] = {
-        "name": data.name,
-        "photos": len(data.training),
-        "validation": len(data.validation),
-    }
-    images_seen = resumed[1]["images_seen"] if resumed else 0
-    trainer = _trainer(config, run_dir, data, painting, images_seen, resumed[1]["step"] if resumed else 0)
-    compiled = worth_compiling(config["trainer"], module.images - images_seen)
-    if trainer.precision == "bf16-mixed":
-        module.objective.loss.vgg.round_kernels(torch.bfloat16)
-    _start_folder(config, run_dir)
-
-    if resumed:
-        log.info("Going on from %s: %d of %d images seen", resumed[0], images_seen, module.images)
-    if resumed and images_seen >= module.images:  # nothing to train: export what there is
-        module.net.load_state_dict(resumed[1]["net"])
-        module.images_seen = images_seen
-    else:
+    with StopSignals() as stops, ExitStack() as held:
+        if run_dir.is_dir():  # before its checkpoints are looked at
+            held.enter_context(alone(run_dir))
+        resumed = find(config["resume"], run_dir)
+        module, painting = _module(config, resumed)
+        data = _data(config, module)
+        saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
+        trainer = _trainer(config, run_dir, data, painting, resumed, saved)
+        module.record |= {"precision": trainer.precision, "processes": trainer.world_size}
+        if resumed:
+            resumed.warn_of_changes(module.record)
+        if trainer.precision == "bf16-mixed":
+            module.objective.loss.vgg.round_kernels(torch.bfloat16)
+        left = module.images - (resumed.images_seen if resumed else 0)
+        compiled = worth_compiling(config["trainer"], max(0, left)) and left > 0
+        if not run_dir.is_dir():
+            held.enter_context(alone(run_dir))
+        _start_folder(config, run_dir)
+        if resumed:
+            log.info("Going on from %s: %d of %d images seen", resumed.path, resumed.images_seen, module.images)
         if compiled:
             module.net.compile()
             module.objective.loss.compile()
-        _fit(trainer, module, data, run_dir, resumed[0] if resumed else None)
-    exported = run_dir / f"{name}.safetensors"
-    if trainer.is_global_zero:
-        save_network(exported, module.net, {**module.record, "images_seen": module.images_seen})
-        log.info("Wrote %s; now paint:", exported)
-        log.info("  python stylize.py ckpt=%s input=photo.jpg", shlex.quote(str(exported)))
+        _fit(trainer, module, data, saved, resumed)
+        exported = run_dir / f"{name}.safetensors"
+        if trainer.is_global_zero:
+            save_network(exported, module.net, {**module.record, "images_seen": module.images_seen})
+            log.info("Wrote %s; now paint:", exported)
+            log.info("  python stylize.py ckpt=%s input=photo.jpg", shlex.quote(str(exported)))
     return exported
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Training checkpoints, whole or not at all, also on a full disk."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path`. Raises `UserError` when it cannot be written."""
-        content = io.BytesIO()  # torch's own writer turns a full disk into an error that names no cause
-        torch.save(checkpoint, content)
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content.getbuffer())
-
-
-def checkpoints(run_dir: Path) -> list[Path]:
-    """Training checkpoints of a run, newest first: their names are the images seen."""
-    return sorted((run_dir / "checkpoints").glob("[0-9]*.ckpt"), key=lambda path: path.name, reverse=True)
-
-
-def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
-    """The module and its painting."""
+def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTransferModule, Any]:
+    """The module and its painting. Raises `UserError` where they are not those of the run to go on with."""
     style, loss = config["style"], config["loss"]
     schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
     painting = read_painting(style["image"], config["stroke"])
     objective = build_objective(painting, loss, config["vgg"], config["strength"])
     net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
-    init = initialise(str(config["init"]), net, provenance(style["image"])["sha256"])
+    if resumed:  # its weights come with the rest; what it had started from may be gone
+        init = resumed.content.get("init", {})
+    else:
+        init = initialise(str(config["init"]), net, provenance(style["image"])["sha256"])
     record = {
         "style": {"name": style["name"], "stroke": config["stroke"], **provenance(style["image"])},
         "init": init,
@@ -125,14 +110,26 @@ def _module(config: dict[str, Any]) -> tuple[StyleTransferModule, Any]:
         "seed": config["seed"],
         "versions": {name: version(name) for name in ("impasto", "torch", "pytorch-lightning")},
     }
-    module = StyleTransferModule(
-        net,
-        objective,
-        schedule,
-        record,
-        config["trainer"]["gradient_clip"],
-    )
+    clip = config["trainer"]["gradient_clip"]
+    module = StyleTransferModule(net, objective, schedule, record, clip)
+    if resumed:
+        resumed.check(module.architecture, record["style"])
     return module, painting
+
+
+def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataModule:
+    """The photos, noted in the module's record."""
+    data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
+    if data.image_size < (smallest := smallest_input(module.objective.loss.vgg.layers)):
+        raise UserError(f"data.image_size={data.image_size} is too small for VGG19: it takes {smallest} px")
+    module.record["content"] = {
+        "name": data.name,
+        "photos": len(data.training),
+        "validation": len(data.validation),
+        "sha256": fingerprint(data.training, config["data"]["root"]),
+        **data.augmentation,
+    }
+    return data
 
 
 def _trainer(
@@ -140,8 +137,8 @@ def _trainer(
     run_dir: Path,
     data: ContentDataModule,
     painting: Any,
-    images_seen: int,
-    step: int,
+    resumed: Resumed | None,
+    saved: SavedRun,
 ) -> pl.Trainer:
     options = config["trainer"]
     for key, least in (("log_every", 1), ("num_nodes", 1), ("gradient_clip", 0)):
@@ -150,25 +147,15 @@ def _trainer(
     devices, nodes, environment = placement(options)
     world_size = count_devices(devices, options["accelerator"]) * nodes
     batch = data.batch_size * world_size
-    remaining = max(0, -(-(config["schedule"]["images"] - images_seen) // batch))
-    validate_every = min(max(1, config["validation"]["every"] // batch), max(1, remaining))
+    images, seen, step = config["schedule"]["images"], 0, 0
+    if resumed:
+        seen, step = resumed.images_seen, resumed.step
     callbacks: list[Callback] = [
         StylizedPictures(data.validation, max(data.image_size, 256), run_dir),
         StyleTarget(painting),
         Throughput(),
         TrainingProgress() if sys.stdout.isatty() else ProgressLines(),
-        # saves last, so that it holds what the others did; three, so that a damaged one costs little
-        ModelCheckpoint(
-            run_dir / "checkpoints",
-            filename="{step:09d}",  # images seen: the module logs them as `step`
-            monitor="step",
-            mode="max",
-            save_top_k=3,
-            auto_insert_metric_name=False,
-            every_n_train_steps=max(1, config["checkpoint"]["every"] // batch),
-            save_on_exception=True,
-            enable_version_counter=False,
-        ),
+        saved,  # last, so that it holds what the others did
     ]
     ddp = options["strategy"] == "ddp" or world_size > 1
     try:
@@ -177,19 +164,18 @@ def _trainer(
             devices=devices,
             num_nodes=nodes,
             strategy=DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False) if ddp else options["strategy"],
-            plugins=[WholeCheckpoints(), *([environment] if environment else [])],
+            plugins=[saved.files, *([environment] if environment else [])],
             precision=choose_precision(options),
             max_epochs=-1,
-            max_steps=step + remaining,
-            val_check_interval=validate_every,
+            max_steps=step + max(0, -(-(images - seen) // batch)),
+            val_check_interval=max(1, config["validation"]["every"] // batch),  # steps of the run, not of its rest
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            log_every_n_steps=min(options["log_every"], max(1, remaining)),
+            log_every_n_steps=min(options["log_every"], -(-images // batch)),
             use_distributed_sampler=False,  # the data module shares out positions itself
             enable_model_summary=False,
             enable_progress_bar=sys.stdout.isatty(),
-            # what a killed run logged after its checkpoint is logged anew
-            logger=TensorBoardLogger(run_dir, name="", version="", purge_step=images_seen + 1 if images_seen else None),
+            logger=Events(run_dir, seen + 1 if resumed else 0),  # what came after the checkpoint is logged anew
             callbacks=callbacks,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
@@ -200,17 +186,26 @@ def _fit(
     trainer: pl.Trainer,
     module: StyleTransferModule,
     data: ContentDataModule,
-    run_dir: Path,
-    checkpoint: Path | None,
+    saved: SavedRun,
+    resumed: Resumed | None,
 ) -> None:
+    """Train the rest of the run, and save its end. A validation that was stopped comes first."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if resumed:
+            module.net.load_state_dict(resumed.network().state_dict())
+            module.images_seen, module.validated_at = resumed.images_seen, resumed.validated_at
+            ended = module.images_seen >= module.images
+            due = ended or resumed.step % trainer.val_check_interval == 0
+            if due and module.validated_at != module.images_seen:
+                trainer.validate(module, datamodule=data, verbose=False)
+                if trainer.is_global_zero:
+                    resumed.mark_validated()
+            if ended:
+                return
+        trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None, weights_only=True)
         if module.validated_at != module.images_seen:
             trainer.validate(module, datamodule=data, verbose=False)
-        trainer.save_checkpoint(run_dir / "checkpoints" / f"{module.images_seen:09d}.ckpt")
-    except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit, after a last checkpoint
-        log.warning("stopped at %d images; go on with resume=%s", module.images_seen, shlex.quote(str(run_dir)))
-        sys.exit(130)
+        saved.save(trainer)
     except RuntimeError as error:  # torch.OutOfMemoryError, and the CPU allocator's plain RuntimeError
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
@@ -218,38 +213,6 @@ def _fit(
             f"data.batch_size={data.batch_size} at data.image_size={data.image_size} takes more memory than there is: "
             f"try data.batch_size={max(1, data.batch_size // 2)}"
         ) from None
-
-
-def _resumed(resume: str | bool, run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint to go on from and what it holds: the newest whole one of the run, or the one named."""
-    choice = str(resume).lower()
-    if choice == "false":
-        if checkpoints(run_dir):
-            raise UserError(f"{str(run_dir)!r} holds a run: resume=true goes on with it, or name another folder")
-        return None
-    named = choice != "true"
-    place = Path(str(resume)) if named else run_dir
-    if named and not place.exists():
-        raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
-    if place.is_file():
-        return place, load_training_checkpoint(place)
-    for path in checkpoints(place):
-        try:
-            return path, load_training_checkpoint(path)
-        except UserError as error:
-            log.warning("passed over: %s", error)
-    if named:
-        raise UserError(f"resume={resume}: there is no checkpoint in that folder")
-    log.info("Nothing to go on from in %s: starting", run_dir)
-    return None
-
-
-def _check_same_network(resumed: tuple[Path, dict[str, Any]], module: StyleTransferModule) -> None:
-    path, content = resumed
-    for key, now in (("architecture", module.architecture), ("style", module.record["style"])):
-        if changed := sorted(name for name in now if content[key].get(name) != now[name]):
-            before, after = content[key].get(changed[0]), now[changed[0]]
-            raise UserError(f"{str(path)!r} was trained with {key} {changed[0]}={before}, not {after}: it cannot go on")
 
 
 @rank_zero_only
@@ -266,7 +229,7 @@ def _quieten_libraries() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*`log_every_n_steps`.*",
-        ".*Checkpoint directory .* exists.*",
+        ".*your dataloader is not resumable.*",  # it is: it begins where the module stands
         ".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -42,10 +42,14 @@ Train a network that paints any photo in the style of one painting.
   init=auto|random|FILE|NAME  weights to start from: of a style that ships (if it has this width and depth), none, or
                             of an inference file or style
   resume=true|PATH          go on from the run folder's newest checkpoint if there is one, or from a checkpoint
-  checkpoint.every= validation.every= (images), seed=
+  checkpoint.every=N|Tmin   images (at most ten minutes of work are lost), or minutes, such as 10min
+  validation.every= (images), seed=
   hydra.run.dir=DIR         default: runs/<style>/<when>
 
 Paths need no quoting beyond your shell's own. Watch with: tensorboard --logdir runs
+
+Ctrl-C, SIGTERM and SIGUSR1 end the step, save and exit with status 130, 143 and 138: resume=true goes on as if nothing
+had happened. A second one exits at once. Mistakes exit with 1.
 """
 
 # values that are taken as they are; every other one is read by Hydra's grammar
@@ -138,7 +142,7 @@ def _say(line: str) -> None:
 
 def _run_dir(style: str, resume: str) -> str:
     """Where a run goes: a new folder, or when resuming the folder that holds what to go on from."""
-    from impasto.training import checkpoints
+    from impasto.resume import checkpoints
 
     if resume.lower() == "true":
         runs = sorted(path for path in Path("runs", style).glob("*") if checkpoints(path))

@@ -25,6 +25,7 @@ from impasto.data.photos import (
 )
 from impasto.errors import UserError
 from impasto.image import find_images
+from impasto.stopping import ignore_stops
 
 log = logging.getLogger("impasto")
 
@@ -163,6 +164,7 @@ class ContentDataModule(pl.LightningDataModule):
         return {
             "num_workers": workers,
             "persistent_workers": workers > 0,
+            "worker_init_fn": ignore_stops,
             "pin_memory": trainer.strategy.root_device.type == "cuda",
         }
 

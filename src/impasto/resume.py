@@ -1,0 +1,165 @@
+"""What a run goes on from, and what forbids it or makes the rest differ."""
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from impasto.archive import load_archive
+from impasto.checkpoint import build_network, load_training_checkpoint
+from impasto.errors import UserError
+from impasto.files import whole_file
+from impasto.machine import rank
+from impasto.models.transformer_net import TransformerNet
+
+log = logging.getLogger("impasto")
+
+PATIENCE = 10.0  # s: the loaders' workers of a killed run, which hold its lock, look every 5 s whether it lives
+FREE = ("init", "architecture", "style", "images_seen")  # of the record: checked elsewhere, or meant to change
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A training checkpoint to go on from; `content` as of `load_training_checkpoint`."""
+
+    path: Path
+    content: dict[str, Any]
+    validated_at: int  # images seen at the last whole validation
+
+    @property
+    def images_seen(self) -> int:
+        """Images that it has learned from."""
+        return int(self.content["images_seen"])
+
+    @property
+    def step(self) -> int:
+        """Steps that it has taken."""
+        return int(self.content["step"])
+
+    def network(self) -> TransformerNet:
+        """The network as it is there. Raises `UserError` where the weights do not fit it, or are not finite."""
+        return build_network(self.content["architecture"], self.content["net"], repr(str(self.path)))
+
+    def check(self, architecture: Mapping[str, Any], style: Mapping[str, Any]) -> None:
+        """Raise `UserError` where another network or painting is to go on."""
+        for key, now in (("architecture", architecture), ("style", style)):
+            if changed := sorted(name for name in now if self.content[key].get(name) != now[name]):
+                before, after = self.content[key].get(changed[0]), now[changed[0]]
+                raise UserError(
+                    f"{str(self.path)!r} was trained with {key} {changed[0]}={before}, not {after}: it cannot go on"
+                )
+
+    def warn_of_changes(self, record: Mapping[str, Any]) -> None:
+        """Name all that keeps the rest from being what an uninterrupted run would have given."""
+        before, now = (_flat({k: v for k, v in of.items() if k not in FREE}) for of in (self.content, record))
+        changes = [f"{key} {before[key]} → {now[key]}" for key in now if key in before and before[key] != now[key]]
+        if changes:
+            log.warning("going on with changes, so not as an uninterrupted run would: %s", ", ".join(changes))
+
+    def mark_validated(self) -> None:
+        """Note in the file that it has been validated meanwhile. Raises `UserError` where it cannot be written."""
+        write_checkpoint({**load_archive(self.path), "validated_at": self.images_seen}, self.path)
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Training checkpoints of a run, newest first: their names are the images seen."""
+    return sorted((run_dir / "checkpoints").glob("[0-9]*.ckpt"), key=lambda path: path.name, reverse=True)
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a training checkpoint, whole or not at all. Raises `UserError` where it cannot be written."""
+    content = io.BytesIO()  # torch's own writer turns a full disk into an error that names no cause
+    torch.save(checkpoint, content)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def find(resume: str | bool, run_dir: Path) -> Resumed | None:
+    """The newest whole checkpoint of the run in `run_dir`, or what `resume` names; damaged ones are set aside.
+
+    Raises `UserError` where `resume` names none, or one amid a run, and where `run_dir` holds another run.
+    """
+    choice = str(resume).lower()
+    named = choice not in ("true", "false")
+    place = Path(str(resume)) if named else run_dir
+    if named and not place.exists():
+        raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
+    here = run_dir.resolve() in (place.resolve(), place.resolve().parent.parent)
+    if checkpoints(run_dir) and (choice == "false" or not here):
+        raise UserError(f"{str(run_dir)!r} holds a run: resume=true goes on with it, or name another folder")
+    if choice == "false":
+        return None
+    if place.is_file():
+        if later := [path for path in checkpoints(run_dir) if path.name > place.name]:
+            raise UserError(
+                f"resume={resume}: its run went on to {later[0].name}: remove what came later, "
+                "or name another folder with hydra.run.dir=DIR"
+            )
+        return _read(place)
+    for path in checkpoints(place):
+        try:
+            return _read(path)
+        except UserError as error:
+            log.warning("passed over: %s", error)
+            if here and rank() == 0:
+                path.replace(path.with_name(f"{path.name}.damaged"))  # else it would count as one to keep
+    if named:
+        raise UserError(f"resume={resume}: there is no checkpoint in that folder")
+    log.info("Nothing to go on from in %s: starting", run_dir)
+    return None
+
+
+@contextmanager
+def alone(run_dir: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made if need be. Raises `UserError` where another process trains there."""
+    if rank() != 0:  # the first process holds it for all
+        yield
+        return
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run_dir / ".lock")
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise UserError(
+            f"another process trains in {str(run_dir)!r}: wait for it, or name another folder with hydra.run.dir=DIR"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write {str(run_dir)!r}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fingerprint(photos: Sequence[Path], root: str | os.PathLike[str]) -> str:
+    """A digest of the photos' names under `root`, order and sizes: with another one, positions show other photos."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        size = 0
+        with suppress(OSError):  # it may have gone meanwhile
+            size = photo.stat().st_size
+        digest.update(os.fsencode(f"{photo.relative_to(root).as_posix()}\0{size}\n"))
+    return digest.hexdigest()[:16]
+
+
+def _read(path: Path) -> Resumed:
+    content, whole = load_training_checkpoint(path), load_archive(path)
+    if not whole.keys() >= {"loops", "optimizer_states", "lr_schedulers"}:
+        raise UserError(f"{str(path)!r} holds a network without its optimizer: it cannot go on")
+    return Resumed(path, content, int(whole.get("validated_at", content["images_seen"])))
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested record as dotted names → values."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,59 @@
+"""Ctrl-C, SIGTERM and SIGUSR1 (schedulers' notice) as a wish to stop, granted between two steps."""
+
+import os
+import signal
+import threading
+from time import monotonic
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+AGAIN = 1.0  # s: launchers pass on at once what a terminal has sent to every process
+
+
+class StopSignals:
+    """A context in which a signal is a wish to stop: `wish` is its number, 0 where there is none.
+
+    Where nobody is `patient` enough to see to the wish, and at a second signal, the process exits at once. Its exit
+    status is 128 + the signal's number in every case: 130, 143, 138.
+    """
+
+    def __init__(self) -> None:
+        self.wish, self.patient = 0, False
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():  # others get no signals
+            # what is ignored stays so: nohup, and jobs in the background of a shell
+            self._before = {number: now for number in SIGNALS if (now := signal.getsignal(number)) != signal.SIG_IGN}
+        self.install()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Take the signals, from a library that has taken them meanwhile."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def exit(self, number: int) -> None:
+        """Leave with the exit status that says so."""
+        raise SystemExit(128 + number)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = monotonic()
+        if not self.wish:
+            self.wish, self._since = number, now
+            if not self.patient:
+                self.exit(number)
+        elif now - self._since > AGAIN:
+            os._exit(128 + number)
+
+
+def ignore_stops(worker: int) -> None:
+    """Leave signals to the process that a loader's `worker` works for: it ends with it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

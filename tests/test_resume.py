@@ -1,0 +1,131 @@
+import logging
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+
+from impasto import resume
+from impasto.errors import UserError
+from impasto.resume import Resumed, alone, checkpoints, find, fingerprint, write_checkpoint
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """A run with three checkpoints."""
+    for images in (8, 16, 24):
+        content = {
+            "impasto": {"images_seen": images, "architecture": {}, "style": {}},
+            "state_dict": {"net.a": torch.full((100, 100), float(images))},
+            "global_step": images // 2,
+            "validated_at": 8,
+            **{key: [] for key in ("loops", "optimizer_states", "lr_schedulers")},
+        }
+        write_checkpoint(content, tmp_path / "run" / "checkpoints" / f"{images:09d}.ckpt")
+    return tmp_path / "run"
+
+
+def test_the_newest_checkpoint_is_found(run_dir):
+    newest = run_dir / "checkpoints" / "000000024.ckpt"
+    for choice in ("true", True, str(run_dir), str(newest)):
+        resumed = find(choice, run_dir)
+        assert resumed is not None
+        assert (resumed.path, resumed.images_seen, resumed.step, resumed.validated_at) == (newest, 24, 12, 8)
+    assert find("true", run_dir.parent / "new") is None
+
+
+def zeroed_page(content: bytearray) -> None:
+    content[20_000:24_096] = bytes(4096)
+
+
+def one_bit(content: bytearray) -> None:
+    content[20_000] ^= 1
+
+
+def half(content: bytearray) -> None:
+    del content[len(content) // 2 :]
+
+
+def empty(content: bytearray) -> None:
+    content.clear()
+
+
+@pytest.mark.parametrize("damage", [zeroed_page, one_bit, half, empty])
+def test_damaged_checkpoints_are_passed_over_and_set_aside(run_dir, caplog, damage):
+    for path in checkpoints(run_dir)[:2]:
+        content = bytearray(path.read_bytes())
+        damage(content)
+        path.write_bytes(content)
+        assert zipfile.is_zipfile(path) == (damage in (zeroed_page, one_bit))  # as zip goes, all is well
+    resumed = find("true", run_dir)
+    assert resumed is not None
+    assert resumed.images_seen == 8
+    assert len(caplog.messages) == 2
+    assert all(message.startswith("passed over: '") for message in caplog.messages)
+    assert [path.name for path in checkpoints(run_dir)] == ["000000008.ckpt"]  # the others are not among those kept
+    assert len(list((run_dir / "checkpoints").glob("*.ckpt.damaged"))) == 2
+
+
+def test_what_cannot_be_gone_on_with_is_one_line(run_dir, tmp_path):
+    older = run_dir / "checkpoints" / "000000008.ckpt"
+    torch.save({"impasto": {"images_seen": 1, "architecture": {}}, "state_dict": {}, "global_step": 1}, tmp_path / "w")
+    for choice, place, message in (
+        ("false", run_dir, "holds a run: resume=true goes on with it"),
+        (str(tmp_path / "w"), run_dir, "holds a run"),
+        (str(tmp_path / "none"), run_dir, "there is no such checkpoint or run folder"),
+        (str(tmp_path), tmp_path / "new", "there is no checkpoint in that folder"),
+        (str(older), run_dir, "its run went on to 000000024.ckpt: remove what came later"),
+        (str(tmp_path / "w"), tmp_path / "new", "without its optimizer"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find(choice, place)
+    branch = find(str(older), tmp_path / "new")
+    assert branch is not None
+    assert branch.images_seen == 8
+
+
+def test_changes_are_named_and_others_refused(tmp_path, caplog):
+    before = {"seed": 0, "loss": {"weights": {"tv": 1, "style": 2}}, "images_seen": 8, "init": {"weights": "random"}}
+    content = {**before, "architecture": {"width": 4}, "style": {"stroke": 320}}
+    resumed = Resumed(tmp_path / "a.ckpt", content, 8)
+    with caplog.at_level(logging.WARNING):
+        resumed.warn_of_changes({**before, "init": {}, "precision": "new in this version"})
+        assert not caplog.messages
+        resumed.warn_of_changes({**before, "seed": 1, "loss": {"weights": {"tv": 1, "style": 3}}})
+    assert "so not as an uninterrupted run would: seed 0 → 1, loss.weights.style 2 → 3" in caplog.text
+    resumed.check({"width": 4}, {"stroke": 320})
+    for architecture, style, message in (
+        ({"width": 8}, {}, "width=4, not 8"),
+        ({}, {"stroke": 1}, "stroke=320, not 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            resumed.check(architecture, style)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "PATIENCE", 0.1)
+    held = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True)"
+    held += "; input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", held, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another process trains in .*: wait for it"), alone(tmp_path):
+            pass
+        other.kill()
+    with alone(tmp_path):
+        pass
+
+
+def test_a_folder_of_photos_is_known_by_names_order_and_sizes(photos):
+    paths = sorted(photos.rglob("*.*"))
+    digest = fingerprint(paths, photos)
+    moved = photos.rename(photos.with_name("moved"))
+    paths = [moved / path.relative_to(photos) for path in paths]
+    assert fingerprint(paths, moved) == digest
+    assert fingerprint(paths[1:], moved) != digest
+    assert fingerprint(paths[::-1], moved) != digest
+    paths[0].write_bytes(b"another")
+    assert fingerprint(paths, moved) != digest

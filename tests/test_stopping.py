@@ -1,0 +1,51 @@
+import os
+import signal
+
+import pytest
+
+from impasto import stopping
+from impasto.stopping import SIGNALS, StopSignals, ignore_stops
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The signals' own handlers, whatever the shell that runs the tests has set."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_ends_the_process_where_nobody_sees_to_it(number, status):
+    with pytest.raises(SystemExit) as error, StopSignals():
+        os.kill(os.getpid(), number)
+    assert error.value.code == status
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_signal_is_a_wish_where_somebody_does_and_a_second_one_ends_at_once(monkeypatch):
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    with StopSignals() as stops:
+        stops.patient = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)  # passed on by a launcher
+        assert (stops.wish, ends) == (signal.SIGTERM, [])
+        monkeypatch.setattr(stopping, "AGAIN", 0.0)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert ends == [130]
+
+
+def test_what_is_ignored_stays_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopSignals() as stops:
+        stops.install()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stops.wish == 0
+
+
+def test_a_loaders_worker_leaves_signals_to_its_process():
+    ignore_stops(0)
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)
