@@ -23,6 +23,7 @@ from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
 from impasto.checkpoint import load_training_checkpoint, save_network
 from impasto.data.content import ContentDataModule
+from impasto.data.scan import write_rejects
 from impasto.errors import UserError
 from impasto.files import whole_file, write_text
 from impasto.initialisation import initialise
@@ -63,6 +64,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         "name": data.name,
         "photos": len(data.training),
         "validation": len(data.validation),
+        **({"left_out": len(data.rejects)} if data.rejects else {}),
     }
     images_seen = resumed[1]["images_seen"] if resumed else 0
     trainer = _trainer(config, run_dir, data, painting, images_seen, resumed[1]["step"] if resumed else 0)
@@ -70,6 +72,8 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     if trainer.precision == "bf16-mixed":
         module.objective.loss.vgg.round_kernels(torch.bfloat16)
     _start_folder(config, run_dir)
+    if data.rejects and trainer.is_global_zero:
+        write_rejects(run_dir / "rejected.jsonl", data.rejects)
 
     if resumed:
         log.info("Going on from %s: %d of %d images seen", resumed[0], images_seen, module.images)

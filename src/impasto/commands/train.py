@@ -29,8 +29,10 @@ Train a network that paints any photo in the style of one painting.
   strength=S stroke=PX      of the style, default 1: 0.3 keeps more of the photo, 3 less; the painting's short side,
                             default 320: strokes as large as in a painting of this size
   preview=true              instead of training, a sheet of strengths and strokes for one photo, in two minutes
-  data=bundled|coco|folder  photos to learn from; data.root=DIR, data.image_size= (px), data.batch_size= (per device),
-                            data.pack=auto|true|false (decode once, to data.packs=DIR)
+  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.image_size= (px),
+                            data.batch_size= (per device), data.pack=auto|true|false (decode once, to data.packs=DIR);
+                            corrupt, tiny, grey and duplicate ones are left out, up to data.max_rejects=0.05 of them,
+                            but for data.keep=grey,tiny,duplicate
   schedule=quick|full       8 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
   trainer=auto|cpu|gpu|ddp  trainer.devices=, trainer.num_nodes=, trainer.precision=, trainer.compile=auto|true|false,
@@ -55,6 +57,7 @@ LITERAL = (
     "data.root",
     "data.validation_root",
     "data.packs",
+    "data.keep",
     "vgg.path",
     "init",
     "resume",
