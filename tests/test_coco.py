@@ -102,28 +102,32 @@ def test_training_photos_go_straight_into_a_pack(fetch, root, served):
     assert names(root / "train2017") == ["images.bin", "manifest.json", "photos.jsonl"]
     assert_unpacked(root, served, "val2017")
     data = ContentDataModule("coco", root / "train2017", 1, validation_root=root / "val2017", image_size=20)
-    shutil.rmtree(root)
-    fetch()
-    files = PhotoFiles([root / "train2017" / path.name for path in data.training], 40)
-    packed = data.packed
-    assert len(packed) == 7
-    shutil.rmtree(root)
-    fetch(short_side=40)
-    packed = PackedPhotos(root / "train2017", root)
-    shutil.rmtree(root / "val2017")
     with zipfile.ZipFile(served[0] / "train2017.zip") as archive:
-        archive.extractall(root)
-    files = PhotoFiles([root / "train2017" / path.name for path in packed.paths], 40)
-    assert all(torch.equal(packed[index], files[index]) for index in range(7))
+        archive.extractall(root / "unpacked")
+    files = PhotoFiles(sorted((root / "unpacked" / "train2017").iterdir()), 40)
+    assert len(data.training) == 7
+    assert all(torch.equal(data.photos()[index], files[index]) for index in range(7))
 
 
 def test_what_is_there_is_kept_and_needs_no_server(fetch, root):
     fetch()
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
-    (root / "train2017.zip").write_bytes(b"left by a process that was killed before removing it")
+    (root / ".train2017.zip").write_bytes(b"left by a process that was killed before removing it")
     fetch(urls=["http://127.0.0.1:1"])
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == before
     assert names(root) == ["train2017", "val2017"]
+
+
+def test_an_archive_that_is_there_is_checked_used_and_kept(fetch, root, served):
+    root.mkdir()
+    given = root / "train2017.zip"
+    given.write_bytes(b"another")
+    with pytest.raises(UserError, match="is another file"):
+        fetch("train2017", urls=["http://127.0.0.1:1"])
+    shutil.copy(served[0] / "train2017.zip", given)
+    fetch("train2017", urls=["http://127.0.0.1:1"])
+    assert_unpacked(root, served, "train2017")
+    assert names(root) == ["train2017", "train2017.zip"]
 
 
 def test_mirrors_are_tried_in_turn(fetch, root, serve, tmp_path, served, monkeypatch):
@@ -138,25 +142,22 @@ def test_mirrors_are_tried_in_turn(fetch, root, serve, tmp_path, served, monkeyp
 @pytest.mark.parametrize("short_side", [None, 40])
 @pytest.mark.parametrize("at", [1, 4, 7, 8])
 def test_interrupted_anywhere_it_goes_on(fetch, root, served, monkeypatch, short_side, at):
-    """Ctrl-C at the n-th photo of the nine, then at that of the rest, then none."""
+    """Ctrl-C at the n-th of the nine photos, seven of them for training."""
     fetch(short_side=short_side)
     shutil.move(root, root.parent / "whole")
-    calls = {}
+    looked, look = [], coco.look
+
+    def interrupted(*arguments, **options):
+        looked.append(arguments)
+        if len(looked) == at:
+            raise KeyboardInterrupt
+        return look(*arguments, **options)
+
     for module in (coco, pack):
-        look = module.look
-
-        def counted(name, *arguments, look=look):
-            calls[name] = calls.get(name, 0) + 1
-            if sum(calls.values()) == at:
-                raise KeyboardInterrupt
-            return look(name, *arguments) if len(arguments) == 2 else None
-
-        monkeypatch.setattr(
-            module, "look", lambda name, source, short_side, counted=counted: counted(name, source, short_side)
-        )
+        monkeypatch.setattr(module, "look", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetch(short_side=short_side)
-    assert not (root / "val2017").exists() or at == 8
+    assert (root / "train2017").exists() == (at == 8)
     fetch(short_side=short_side)
     assert names(root) == ["train2017", "val2017"]
     for path in (root.parent / "whole").rglob("*.*"):
@@ -195,12 +196,12 @@ def test_the_command_killed_in_mid_download_goes_on(served, serve, root):
     archives = json.dumps({name: [one.sha256, one.size, one.photos] for name, one in served[1].items()})
     words = [f"root={root}", f"url={serve(served[0], Slow)}", "insecure=true", "pack=40"]
     child = subprocess.Popen([sys.executable, "-c", CHILD, archives, *words], stdout=subprocess.DEVNULL)
-    part = root / "train2017.zip.part"
+    part = root / ".train2017.zip.part"
     while child.poll() is None and not (part.exists() and part.stat().st_size == 4000):
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert names(root) == ["train2017.zip.part", "train2017.zip.part.json"]
+    assert names(root) == [".train2017.zip.part", ".train2017.zip.part.json"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(time, "sleep", lambda _: None)
         for name, archive in served[1].items():
@@ -297,7 +298,7 @@ def test_too_little_space_for_all_of_it_is_said_before_the_start(root, monkeypat
         fetch(needed - 1)
     with pytest.raises(UserError, match="is not https"):  # the next thing to be wrong
         fetch(needed)
-    root.joinpath("train2017.zip.part").write_bytes(bytes(1000))
+    root.joinpath(".train2017.zip.part").write_bytes(bytes(1000))
     with pytest.raises(UserError, match="is not https"):
         fetch(needed - 1000)
 

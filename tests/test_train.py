@@ -245,7 +245,7 @@ BAD = [
     (["style=starry_night", "schedule.learning_rate=fast"], "schedule.learning_rate='fast' should be a number"),
     (["style=starry_night", "data.trusted=3"], "data.trusted=3 should be true or false"),
     (["style=starry_night", "data=folder"], "data.root=… is missing: say data.root=DIR"),
-    (["style=starry_night", "data=coco"], "python scripts/fetch_coco.py fetches it"),
+    (["style=starry_night", "data=coco"], "python scripts/fetch_coco.py parts=train2017,val2017 fetches it"),
     (["style=starry_night", "data=folder", "data.root=/nowhere"], "there is no folder '/nowhere'"),
     (["style=starry_night", "resume=/nowhere.ckpt"], "resume=/nowhere.ckpt: there is no such checkpoint"),
     (["style=starry_night", "schedule.images=0"], "schedule.images=0 should be at least 1"),

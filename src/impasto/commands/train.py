@@ -109,8 +109,12 @@ def _choices_for_this_machine(words: Sequence[str]) -> list[str]:
     from impasto.data.content import prepared_coco
 
     given = {word.partition("=")[0] for word in words}
-    if "data=coco" in words and "data.root" not in given and not prepared_coco():
-        raise UserError("COCO is not in data/coco: python scripts/fetch_coco.py fetches it; data.root= says where else")
+    for choice, part in (("data=coco", "train2017"), ("data=coco2014", "train2014")):
+        if choice in words and "data.root" not in given and not prepared_coco(training=part):
+            raise UserError(
+                f"COCO is not in data/coco: python scripts/fetch_coco.py parts={part},val2017 fetches it; "
+                "data.root= says where else"
+            )
     chosen = []
     if "data" not in given:
         if "data.root" in given:

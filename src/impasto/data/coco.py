@@ -1,6 +1,7 @@
 """COCO's photos: archives fetched and verified, then unpacked, or packed for training, in one pass each."""
 
 import logging
+import os
 import re
 import shutil
 import stat
@@ -59,9 +60,9 @@ def fetch(
 ) -> None:
     """Fetch parts of COCO into `root`: as photos, or with `short_side` (px) the training parts as packs of this size.
 
-    Interrupted or killed at any point, the same call goes on; what is there already is kept, and a folder appears
-    only when it is complete. Raises `UserError` if there is too little space for all of it, no server has a whole and
-    right archive, or another process is at work in `root`.
+    Interrupted or killed at any point, the same call goes on; what is there already is kept, an archive in `root` is
+    used, and a folder appears only when it is complete. Raises `UserError` if there is too little space for all of it,
+    no server has a whole and right archive, or another process is at work in `root`.
     """
     if unknown := [part for part in parts if part not in archives]:
         raise UserError(f"parts={unknown[0]} is unknown: there are {', '.join(archives)}")
@@ -69,15 +70,16 @@ def fetch(
         missing = [part for part in parts if not (root / part).is_dir()]
         _check_space(root, {part: archives[part] for part in missing}, short_side)
         for part in parts:
-            folder, zipped = root / part, root / f"{part}.zip"
+            folder, fetched = root / part, root / f".{part}.zip"
             if part in missing:
-                archive = archives[part]
+                given = root / f"{part}.zip"  # brought by the user, who keeps it
+                zipped, archive = given if given.exists() else fetched, archives[part]
                 download([f"{url}/{part}.zip" for url in urls], zipped, archive.sha256, archive.size, insecure=insecure)
                 if short_side and part.startswith("train"):
                     _pack(zipped, folder, short_side)
                 else:
                     unpack(zipped, folder)
-            zipped.unlink(missing_ok=True)
+            fetched.unlink(missing_ok=True)
             log.info("Prepared %s" if part in missing else "%s is there already", folder)
 
 
@@ -109,6 +111,8 @@ def unpack(zipped: Path, folder: Path) -> None:
     with _photos(zipped, folder.name) as (names, read):
         photos = list(in_order(one, names, f"Unpacking {zipped.name}"))
     remember(unpacking / RECORD, fingerprint([unpacking / name for name in names], unpacking), photos)
+    if hasattr(os, "sync"):
+        os.sync()  # before the archive goes, or a power cut can leave empty photos
     unpacking.replace(folder)
 
 
@@ -155,13 +159,13 @@ def _check_space(root: Path, archives: Mapping[str, Archive], short_side: int | 
     """Compare the free space with the most that is taken at once, less what an interrupted process has done."""
     taken, most = 0, 0
     for part, archive in archives.items():
-        packed = short_side is not None and part.startswith("train")
-        result = (
-            round(archive.photos * 3 * COLUMNS * short_side**2) if packed else archive.size + archive.photos * BLOCK
-        )
-        fetched = max(_size(root / f"{part}.zip"), _size(root / f"{part}.zip.part"))
+        result = archive.size + archive.photos * BLOCK
+        if short_side and part.startswith("train"):
+            result = round(archive.photos * 3 * COLUMNS * short_side**2)
+        fetched = _size(root / f".{part}.zip") + _size(root / f".{part}.zip.part")
         taken += result - _size(root / f".{part}.packing") - _size(root / f".{part}.unpacking")
-        most = max(most, taken + archive.size - fetched)
+        given = (root / f"{part}.zip").exists()
+        most = max(most, taken + (0 if given else archive.size - fetched))
         taken -= fetched  # the archive goes
     free = shutil.disk_usage(root).free
     if free < most:

@@ -195,6 +195,6 @@ def _ready_pack(root: Path, short_side: int) -> PackedPhotos:
     return packed
 
 
-def prepared_coco(root: str | os.PathLike[str] = "data/coco") -> bool:
+def prepared_coco(root: str | os.PathLike[str] = "data/coco", training: str = "train2017") -> bool:
     """Whether COCO has been fetched, photos or pack, to where `data=coco` expects it."""
-    return all((Path(root) / part).is_dir() for part in ("train2017", "val2017"))
+    return all((Path(root) / part).is_dir() for part in (training, "val2017"))

@@ -49,6 +49,8 @@ def download(urls: Sequence[str], target: Path, sha256: str, size: int, *, insec
         return
     reasons = []
     for url in urls:
+        if reasons:
+            log.warning("%s; trying the next", reasons[-1])
         try:
             if _size(part) != size:
                 _complete(session, url, part, size)
@@ -58,7 +60,6 @@ def download(urls: Sequence[str], target: Path, sha256: str, size: int, *, insec
                 raise _Refused(f"it arrived damaged (its SHA-256 is not {sha256}) and was removed")
         except (_Refused, requests.RequestException, HTTPError) as error:
             reasons.append(f"{url}: {_reason(error)}")
-            log.warning("%s", reasons[-1])
             continue
         _note(part).unlink(missing_ok=True)
         part.replace(target)

@@ -59,10 +59,11 @@ class Reject:
 
 def look(name: str, source: Source, short_side: int) -> tuple[Photo, np.ndarray | None]:
     """Look at one photo and decode it, uint8, (height, width, 3), as `read_image` does; None for a corrupt one."""
-    content = source() if callable(source) else None
+    opened = source if isinstance(source, Path) else io.BytesIO(source())
     try:
-        pixels = np.array(read_image(source if content is None else io.BytesIO(content), short_side))
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(content) as file:
+        pixels = np.array(read_image(opened, short_side))
+        with opened.open("rb") if isinstance(opened, Path) else opened as file:
+            file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             width, height = Image.open(file).size
     except (UserError, OSError) as error:

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from rich.progress import track
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 MANY = 500  # photos: from here on it takes long enough for a progress bar
 
