@@ -1,5 +1,6 @@
 """The whole path, through the real commands."""
 
+import json
 import os
 import re
 import signal
@@ -351,6 +352,8 @@ def test_another_network_or_painting_cannot_go_on(great_wave, run, words, line):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, photos):
     words = ["style=poppies", "data=folder", f"data.root={photos}", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
+    words += ["data.max_rejects=0.2", "data.keep=tiny,duplicate"]
+    noise_image(80, 80).convert("L").save(photos / "grey.png")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words, "schedule.images=100000", "trainer.compile=false"],
         cwd=ROOT,
@@ -370,6 +373,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, photos):
         process.kill()
     assert process.returncode == 130
     assert f"go on with resume={tmp_path / 'run'}" in stderr
+    assert "skipped 1 of 7 images" in stderr
+    assert json.loads((tmp_path / "run" / "rejected.jsonl").read_text())["photo"] == "grey.png"
     assert "Traceback" not in stderr
     assert not list((tmp_path / "run").glob("*.safetensors"))
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()

@@ -47,7 +47,7 @@ def download(urls: Sequence[str], target: Path, sha256: str, size: int, *, insec
         if _hash(target, size) != sha256:
             raise UserError(f"{str(target)!r} is another file (its SHA-256 is not {sha256}): remove it, and try again")
         return
-    reasons = []
+    reasons: list[str] = []
     for url in urls:
         if reasons:
             log.warning("%s; trying the next", reasons[-1])
