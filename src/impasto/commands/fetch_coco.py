@@ -8,17 +8,18 @@ from impasto import cli
 USAGE = """
 Fetch COCO for python train.py data=coco: 118,287 photos to learn from, 5,000 to validate with.
 
-  python scripts/fetch_coco.py                              20 GB, 40 GB on the way there
-  python scripts/fetch_coco.py pack=320                     training photos straight into a pack: 49 GB, 69 on the way
-  python scripts/fetch_coco.py parts=train2014,val2017      what the paper learned from, for data=coco2014: 14 GB, 28
+  python scripts/fetch_coco.py                              20 GB, 39 on the way
+  python scripts/fetch_coco.py pack=320                     training photos straight into a pack: 49 GB, 68 on the way
+  python scripts/fetch_coco.py parts=train2014,val2017      what the paper learned from, for data=coco2014: 15 GB, 27
   python scripts/fetch_coco.py root=/big/disk/coco          then: train.py data=coco data.root=/big/disk/coco/train2017
                                                                   data.validation_root=/big/disk/coco/val2017
 
   root=DIR      default: data/coco
   parts=A,B     default: train2017,val2017; others: train2014 (82,783 photos), val2014 (40,504)
   pack=PX       the training photos decoded, with this short side, as training reads them fastest; no photos are
-                unpacked. 320 for crops of 256 px, 160 for 128 px (12 GB)
-  url=A,B       mirrors, tried in turn: A/train2017.zip is fetched, by https, and its SHA-256 compared
+                unpacked. 320 for crops of 256 px, 160 for 128 px (13 GB)
+  url=A,B       mirrors, tried in turn: A/train2017.zip is fetched, by https, and its SHA-256 compared; an archive
+                that is there already, as data/coco/train2017.zip, is used and kept
   insecure=true mirrors by http, too: others can see and stop what is fetched, but not change it
 
 Interrupted in any way, the same command goes on where it was: downloads, unpacking and packing. Terms: data/README.md.
