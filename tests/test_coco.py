@@ -271,6 +271,15 @@ def test_a_damaged_archive_is_one_line(tmp_path, damage):
     assert not (tmp_path / "val2017").exists()
 
 
+def test_an_encrypted_archive_is_refused(tmp_path):
+    path = zipped(tmp_path / "val2017.zip", ("val2017/a.jpg", photo(tmp_path)))
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="nothing is unpacked"):
+        coco.unpack(path, tmp_path / "val2017")
+
+
 @pytest.mark.parametrize("size", [10, 5_000_000_000])
 def test_a_size_that_lies_is_damage(tmp_path, size):
     path = zipped(tmp_path / "val2017.zip", ("val2017/a.jpg", photo(tmp_path)))

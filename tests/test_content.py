@@ -6,6 +6,7 @@ import torch
 from impasto.data import content as module
 from impasto.data.content import ContentDataModule, prepared_coco
 from impasto.data.pack import pack
+from impasto.data.photos import PhotoFiles
 from impasto.errors import UserError
 from impasto.image import find_images
 
@@ -121,12 +122,16 @@ def test_photos_that_will_not_do_are_left_out_up_to_a_share(photos, content, cap
     assert len(content(trusted=True).training) == 5
 
 
-def test_a_root_may_be_a_pack(photos, tmp_path, content):
+def test_a_root_may_be_a_pack(photos, tmp_path):
     (photos / "z.jpg").write_bytes((photos / "a.jpg").read_bytes())
-    pack(find_images(photos), photos, 60, tmp_path / "packed")
-    data = ContentDataModule("coco", tmp_path / "packed", 2, image_size=32, min_scale=0.3, max_rejects=0.2)
-    assert [path.name for path in data.training + data.validation].count("z.jpg") == 0
-    assert len(data.photos()) == len(data.training) == 4
-    assert data.photos()[0].shape[0] == 3
+    root = tmp_path / "packed"
+    pack(find_images(photos), photos, 60, root)
+    arguments = {"validation_root": photos, "image_size": 32, "min_scale": 0.3, "max_rejects": 0.2}
+    data = ContentDataModule("coco", root, 2, **arguments)
+    assert [path.name for path in data.training] == [path.name for path in find_images(photos) if path.name != "z.jpg"]
+    assert len(data.photos()) == 6
+    assert torch.equal(data.photos()[2], PhotoFiles(find_images(photos), 60)[2])
     with pytest.raises(UserError, match="packed in .* have 60 px: crops take 66"):
-        ContentDataModule("coco", tmp_path / "packed", 2, image_size=36, min_scale=0.3)
+        ContentDataModule("coco", root, 2, **{**arguments, "image_size": 36})
+    with pytest.raises(UserError, match="is a pack, to learn from: say data.validation_root="):
+        ContentDataModule("coco", root, 2, **{**arguments, "validation_root": None})

@@ -135,7 +135,8 @@ def _photos(zipped: Path, part: str) -> Iterator[tuple[list[str], Callable[[str]
                     continue
                 # no path that leads elsewhere, no link, no second file of the same name
                 match = re.fullmatch(rf"{part}/(\w+\.jpg)", member.filename, re.ASCII)
-                if match is None or stat.S_ISLNK(member.external_attr >> 16) or match[1] in members:
+                linked, encrypted = stat.S_ISLNK(member.external_attr >> 16), member.flag_bits & 1
+                if match is None or linked or encrypted or match[1] in members:
                     raise UserError(
                         f"{shown} holds {member.filename!r}, which is no photo of {part}: nothing is unpacked"
                     )
@@ -151,7 +152,7 @@ def _photos(zipped: Path, part: str) -> Iterator[tuple[list[str], Callable[[str]
                 return content
 
             yield sorted(members), read
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(f"{shown} is damaged ({one_line(error)}): remove it, and try again") from None
 
 

@@ -90,21 +90,20 @@ class ContentDataModule(pl.LightningDataModule):
         self.short_side = source_size(image_size, min_scale)
         self.packed: PackedPhotos | None
         if (Path(root) / MANIFEST).is_file():
-            self.packed, how = _ready_pack(Path(root), self.short_side), f"packed in {root}"
-            photos = self.packed.paths
+            self.packed, how = _ready_pack(Path(root), self.short_side, validation_root), f"packed in {root}"
         else:
             photos = find_images(root)
             folder = pack_folder(packs, name, photos, Path(root), self.short_side)
             self.packed, how = self._open_pack(photos, Path(root), folder, pack, images)
+        if self.packed is not None:
+            photos = self.packed.paths
         self.rejects: list[Reject] = []
         if not trusted:
-            looked = self.packed.photos if self.packed else scan(photos, Path(root), Path(packs))
+            looked = scan(photos, Path(root), Path(packs)) if self.packed is None else self.packed.photos
             self.rejects = unfit(looked, image_size, kept)
             report(self.rejects, len(looked), Path(root), max_rejects)
             left_out = {Path(root) / reject.photo for reject in self.rejects}
             photos = [path for path in photos if path not in left_out]
-        elif self.packed:
-            photos = self.packed.paths
         if validation_root is not None:
             found = find_images(validation_root)
             self.training, self.validation = photos, split(found, validation, seed)[1] or found
@@ -184,9 +183,11 @@ class ContentDataModule(pl.LightningDataModule):
         }
 
 
-def _ready_pack(root: Path, short_side: int) -> PackedPhotos:
+def _ready_pack(root: Path, short_side: int, validation_root: object) -> PackedPhotos:
     """The pack in `root`, of photos large enough. Raises `UserError`."""
     packed = PackedPhotos(root, root)
+    if validation_root is None:
+        raise UserError(f"{str(root)!r} is a pack, to learn from: say data.validation_root=DIR, a folder of photos")
     if packed.short_side < short_side:
         raise UserError(
             f"the photos packed in {str(root)!r} have {packed.short_side} px: crops take {short_side}; a smaller "
