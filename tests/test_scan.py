@@ -113,6 +113,11 @@ def test_more_than_the_share_is_an_error_that_says_how_to_go_on(tmp_path):
     report([], 100, tmp_path, 0)
 
 
+def test_tiny_photos_may_do_for_smaller_crops(tmp_path):
+    with pytest.raises(UserError, match=r"or data.keep=tiny or a smaller data.image_size= learns from them, too$"):
+        report(many("tiny", 2), 2, tmp_path, 1)
+
+
 def test_none_that_will_do_is_an_error_whatever_the_share(tmp_path):
     with pytest.raises(UserError, match=r"none of the 2 images in .* will do \(2 corrupt\)"):
         report(many("corrupt", 2), 2, tmp_path, 1)

@@ -181,7 +181,8 @@ def report(rejects: Sequence[Reject], total: int, root: Path, most: float, named
 
 def _mend(kinds: Iterable[str]) -> str:
     keepable = ",".join(kind for kind in KINDS[1:] if kind in kinds)
-    return "mend or remove them" + (f", or data.keep={keepable} learns from them, too" if keepable else "")
+    smaller = " or a smaller data.image_size=" if "tiny" in kinds else ""
+    return "mend or remove them" + (f", or data.keep={keepable}{smaller} learns from them, too" if keepable else "")
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
