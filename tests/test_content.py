@@ -5,13 +5,16 @@ import torch
 
 from impasto.data import content as module
 from impasto.data.content import ContentDataModule, prepared_coco
+from impasto.data.pack import pack
+from impasto.data.photos import PhotoFiles
 from impasto.errors import UserError
+from impasto.image import find_images
 
 from .conftest import noise_image
 
 
 def test_photos_are_held_out_of_a_folder(photos):
-    data = ContentDataModule("folder", photos, 2, seed=3)
+    data = ContentDataModule("folder", photos, 2, seed=3, image_size=32)
     assert len(data.validation) == 2
     assert not set(data.validation) & set(data.training)
     assert len(data.training) == 4
@@ -27,7 +30,7 @@ def test_validation_photos_may_have_a_folder_of_their_own(photos, tmp_path):
 
 def test_a_single_photo_serves_as_both(tmp_path, caplog):
     noise_image(20, 20).save(tmp_path / "one.png")
-    data = ContentDataModule("folder", tmp_path, 4)
+    data = ContentDataModule("folder", tmp_path, 4, image_size=20)
     assert data.training == data.validation == [tmp_path / "one.png"]
     assert "too few photos" in caplog.text
 
@@ -39,6 +42,8 @@ def test_a_single_photo_serves_as_both(tmp_path, caplog):
         ({"min_scale": 0}, "data.min_scale=0"),
         ({"image_size": 98}, "data.image_size=98 should be a multiple of 4, such as 96"),
         ({"validation": 0}, "data.validation=0"),
+        ({"keep": "grey,corrupt"}, "data.keep=grey,corrupt: 'corrupt' is none of tiny, grey, duplicate"),
+        ({"max_rejects": 2}, "data.max_rejects=2 should be in 0…1"),
         ({"pack": "yes"}, "data.pack is auto, true or false, not 'yes'"),
         ({"root": "/nowhere"}, "no folder '/nowhere'"),
     ],
@@ -49,7 +54,7 @@ def test_wrong_arguments_are_named(photos, arguments, message):
 
 
 def test_batches_become_unit_range_floats(photos):
-    data = ContentDataModule("folder", photos, 2)
+    data = ContentDataModule("folder", photos, 2, image_size=32)
     batch = data.on_after_batch_transfer(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2), 0)
     assert batch.tolist() == [[[[0.0, 1.0]]]]
 
@@ -71,8 +76,11 @@ def content(photos, tmp_path):
 
 def test_a_pack_changes_neither_split_nor_photos(photos, content):
     (photos / "broken.jpg").write_text("")
-    packed, unpacked = content(pack=True), content(pack=False)
+    (photos / "z.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    packed, unpacked = content(pack=True, max_rejects=0.3), content(pack=False, max_rejects=0.3)
     assert (packed.training, packed.validation) == (unpacked.training, unpacked.validation)
+    assert packed.rejects == unpacked.rejects
+    assert [reject.kind for reject in packed.rejects] == ["corrupt", "duplicate"]
     assert len(packed.training) == 4
     assert packed.packed is not None and unpacked.packed is None
     for one, other in zip(packed.photos(), unpacked.photos(), strict=True):
@@ -101,3 +109,29 @@ def test_without_space_auto_decodes_and_true_stops(content, monkeypatch, caplog)
     assert "not packed: " in caplog.text
     with pytest.raises(UserError, match="data.pack=false does without"):
         content(pack=True)
+
+
+def test_photos_that_will_not_do_are_left_out_up_to_a_share(photos, content, caplog):
+    noise_image(90, 80).convert("L").save(photos / "grey.png")
+    with pytest.raises(UserError, match=r"1 of 7 images .*more than data.max_rejects=0.05.* data.keep=grey"):
+        content()
+    assert [reject.photo for reject in content(max_rejects=0.2).rejects] == ["grey.png"]
+    assert "skipped: grey.png is grey" in caplog.text
+    assert len(content(max_rejects=0.2).training) == 4
+    assert len(content(keep="grey,tiny").training) == 5
+    assert len(content(trusted=True).training) == 5
+
+
+def test_a_root_may_be_a_pack(photos, tmp_path):
+    (photos / "z.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    root = tmp_path / "packed"
+    pack(find_images(photos), photos, 60, root)
+    arguments = {"validation_root": photos, "image_size": 32, "min_scale": 0.3, "max_rejects": 0.2}
+    data = ContentDataModule("coco", root, 2, **arguments)
+    assert [path.name for path in data.training] == [path.name for path in find_images(photos) if path.name != "z.jpg"]
+    assert len(data.photos()) == 6
+    assert torch.equal(data.photos()[2], PhotoFiles(find_images(photos), 60)[2])
+    with pytest.raises(UserError, match="packed in .* have 60 px: crops take 66"):
+        ContentDataModule("coco", root, 2, **{**arguments, "image_size": 36})
+    with pytest.raises(UserError, match="is a pack, to learn from: say data.validation_root="):
+        ContentDataModule("coco", root, 2, **{**arguments, "validation_root": None})

@@ -1,12 +1,15 @@
 import json
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from impasto.assets import painting, provenance
+from impasto.assets import PHOTOS, painting, provenance
 from impasto.checkpoint import save_network
 from impasto.commands.evaluate import EvaluateOptions, evaluate
 from impasto.errors import UserError
+from impasto.evaluation import scores as module
 
 from .conftest import ROOT, noise_image
 
@@ -112,3 +115,18 @@ def test_photos_all_too_small_end_it(recorded, tmp_path):
     options = EvaluateOptions(ckpt=str(recorded), content=str(tmp_path), sizes="1024", photos="1")
     with pytest.raises(UserError, match="none of the 1 photos has 1024 px on its long side"):
         evaluate(CONFIGS, options)
+
+
+def test_a_file_that_is_not_alexnet_is_not_loaded(tmp_path, monkeypatch):
+    """Torchvision would execute it."""
+
+    class Loaded:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(Loaded(), tmp_path / "checkpoints" / module.ALEXNET)
+    found = module._similarity(lambda photo: photo, [PHOTOS / "cat.jpg"], 64)
+    assert "is not torchvision's AlexNet" in found["lpips"]
+    assert not (tmp_path / "executed").exists()

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,11 @@ import torch
 from impasto.data import pack as module
 from impasto.data.pack import PackedPhotos, pack, pack_folder
 from impasto.data.photos import PhotoFiles, TrainingPhotos
+from impasto.data.scan import scan
 from impasto.errors import UserError
 from impasto.image import find_images
+
+from .conftest import noise_image
 
 SIDE = 58  # px
 
@@ -52,8 +56,8 @@ def test_photos_are_packed_once_and_described(photos, make, monkeypatch):
     first = make()
     assert_whole(first, photos)
     assert min(first[0].shape[1:]) == SIDE
-    manifest = json.loads((first.folder / "manifest.json").read_text())
-    assert manifest["photos"][1][:2] == ["b.PNG", first[0].numel()]
+    _, _, second, *_ = map(json.loads, (first.folder / "photos.jsonl").read_text().splitlines())
+    assert (second["name"], second["place"][0]) == ("b.PNG", first[0].numel())
     monkeypatch.setattr(module, "_make", None)
     assert_whole(make(), photos)
 
@@ -66,18 +70,15 @@ def test_spawned_workers_are_not_sent_the_pixels(make):
     assert torch.equal(pickle.loads(sent)[3], packed[3])
 
 
-def test_unreadable_photos_are_recorded_and_left_out(photos, make, caplog):
+def test_what_a_look_finds_is_recorded_as_a_scan_finds_it(photos, make):
     (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:700])
     (photos / "nowhere.png").symlink_to("gone.png")
+    noise_image(70, 70).convert("L").save(photos / "grey.jpg")
     packed = make()
     assert not {"broken.jpg", "nowhere.png"} & {path.name for path in packed.paths}
-    assert len(packed) == 6
-    assert packed.rejects.keys() == {"broken.jpg", "nowhere.png"}
-    assert "broken.jpg" in packed.rejects["broken.jpg"]
-    caplog.clear()
-    make()
-    assert "broken.jpg" in caplog.text
-    assert "skipped 2 of 8 images" in caplog.text
+    assert len(packed) == 7
+    assert packed.photos == scan(find_images(photos), photos, photos)
+    assert [photo.name for photo in packed.photos if photo.problem] == ["broken.jpg", "nowhere.png"]
 
 
 def test_nothing_readable_is_an_error(tmp_path, packs):
@@ -87,19 +88,62 @@ def test_nothing_readable_is_an_error(tmp_path, packs):
     assert [path.name for path in packs.iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [
-        (KeyboardInterrupt, KeyboardInterrupt),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), UserError),  # full meanwhile
-    ],
-)
-def test_an_interrupted_pack_leaves_nothing(photos, packs, make, monkeypatch, error, raised):
-    with monkeypatch.context() as patched, pytest.raises(raised):
-        patched.setattr(module.os, "fsync", lambda _: (_ for _ in ()).throw(error))
+def interrupt(patched, error):
+    """Let the third photo be the last one looked at."""
+    looked, look = [], module.look
+
+    def look_at_three(*arguments):
+        looked.append(arguments[0])
+        if len(looked) > 3:
+            raise error
+        return look(*arguments)
+
+    patched.setattr(module, "look", look_at_three)
+
+
+def test_a_full_disk_leaves_nothing(photos, packs, make, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="cannot pack into .*: No space"):
+        patched.setattr(module, "_check_space", lambda *_: None)
+        interrupt(patched, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         make()
     assert [path.name for path in packs.iterdir()] == [".lock"]
     assert_whole(make(), photos)
+
+
+@pytest.mark.parametrize("damage", [None, "torn line", "hole", "shorter", "other size"])
+def test_an_interrupted_pack_is_gone_on_with_where_it_is_whole(photos, packs, make, monkeypatch, caplog, damage):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(module, "_check_space", lambda *_: None)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupt(patched, KeyboardInterrupt)
+        make()
+    half = packs / ".pack.packing"
+    if damage == "torn line":
+        os.truncate(half / "photos.jsonl", (half / "photos.jsonl").stat().st_size - 1)
+    elif damage == "hole":
+        with (half / "images.bin").open("r+b") as file:
+            file.write(bytes(1000))
+    elif damage == "shorter":
+        os.truncate(half / "images.bin", (half / "images.bin").stat().st_size - 1)
+    elif damage == "other size":
+        (half / "photos.jsonl").write_text('{"format": 2, "short_side": 57}\n')
+    looked, look = [], module.look
+    monkeypatch.setattr(module, "look", lambda *arguments: (looked.append(arguments[0]), look(*arguments))[1])
+    packed = make()
+    kept = {None: 3, "torn line": 2, "hole": 0, "shorter": 2, "other size": 0}[damage]
+    assert len(looked) == 6 - kept
+    assert (f"{kept} of 6 photos are packed" in caplog.text) == bool(kept)
+    assert_whole(packed, photos)
+    shutil.move(packed.folder, packs / "resumed")
+    whole = make()  # at once
+    for name in ("images.bin", "photos.jsonl", "manifest.json"):
+        assert (whole.folder / name).read_bytes() == (packs / "resumed" / name).read_bytes()
+
+
+def test_what_other_packs_left_half_done_is_removed(packs, make):
+    (packs / ".other.packing").mkdir(parents=True)
+    make()
+    assert not (packs / ".other.packing").exists()
 
 
 CHILD = """

@@ -8,11 +8,9 @@ from impasto.data.photos import (
     PositionBatches,
     TrainingPhotos,
     ValidationPhotos,
-    scan,
     source_size,
     split,
 )
-from impasto.errors import UserError
 from impasto.image import find_images
 
 from .conftest import noise_image
@@ -110,31 +108,8 @@ def test_validation_crops_are_central_and_square(photos):
     assert torch.equal(crops[2], crops[2])
 
 
-def test_damaged_files_are_named_counted_and_left_out(photos, caplog):
-    (photos / "broken (1).jpg").write_bytes((photos / "a.jpg").read_bytes()[:700])
-    (photos / "deeper" / "text.png").write_text("")
-    assert scan(photos) == [path for path in find_images(photos) if path.name not in ("broken (1).jpg", "text.png")]
-    assert "broken (1).jpg" in caplog.text
-    assert "text.png" in caplog.text
-    assert "skipped 2 of 8 images" in caplog.text
-
-
-def test_all_damaged_is_an_error(tmp_path):
-    (tmp_path / "a.jpg").write_text("")
-    with pytest.raises(UserError, match="none of the 1 images"):
-        scan(tmp_path)
-
-
 def test_a_photo_that_vanishes_later_is_replaced(photos, dataset, caplog):
     (photos / "a.jpg").unlink()
     (photos / "deeper" / "c.jpeg").write_text("overwritten")
     assert all(dataset[position].shape == (3, 32, 32) for position in range(6))
     assert "c.jpeg" in caplog.text
-
-
-def test_of_many_damaged_files_a_few_are_named(photos, caplog):
-    for index in range(9):
-        (photos / f"bad{index}.png").write_text("")
-    scan(photos)
-    assert sum("bad" in line for line in caplog.messages) == 5
-    assert "skipped 9 of 15 images" in caplog.text

@@ -1,5 +1,6 @@
 """The whole path, through the real commands."""
 
+import json
 import os
 import re
 import subprocess
@@ -141,7 +142,12 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(run, tmp_path):
 
 def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(run, tmp_path, photos):
     words = ["style.image=" + str(photos / "a.jpg"), "stroke=64", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
-    assert run("train.py", *words, "schedule.images=8", "resume=true").returncode == 0
+    words += ["data=folder", f"data.root={photos}", "data.max_rejects=0.2", "data.keep=tiny,duplicate"]
+    noise_image(80, 80).convert("L").save(photos / "grey.png")
+    first = run("train.py", *words, "schedule.images=8", "resume=true")
+    assert first.returncode == 0, first.stderr
+    assert "skipped 1 of 7 images" in first.stderr
+    assert json.loads((tmp_path / "run" / "rejected.jsonl").read_text())["photo"] == "grey.png"
     for lost in ("a.safetensors", "config.yaml"):
         (tmp_path / "run" / lost).unlink()
     result = run("train.py", *words, "schedule.images=8", "resume=true")
@@ -228,7 +234,7 @@ BAD = [
     (["style=starry_night", "schedule.learning_rate=fast"], "schedule.learning_rate='fast' should be a number"),
     (["style=starry_night", "data.trusted=3"], "data.trusted=3 should be true or false"),
     (["style=starry_night", "data=folder"], "data.root=… is missing: say data.root=DIR"),
-    (["style=starry_night", "data=coco"], "python scripts/fetch_coco.py fetches it"),
+    (["style=starry_night", "data=coco"], "python scripts/fetch_coco.py parts=train2017,val2017 fetches it"),
     (["style=starry_night", "data=folder", "data.root=/nowhere"], "there is no folder '/nowhere'"),
     (["style=starry_night", "resume=/nowhere.ckpt"], "resume=/nowhere.ckpt: there is no such checkpoint"),
     (["style=starry_night", "schedule.images=0"], "schedule.images=0 should be at least 1"),

@@ -1,5 +1,6 @@
 """Images in and out. The convention everywhere: RGB, float32, [0, 1], shape (batch, 3, height, width)."""
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,8 @@ WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif",
 SUFFIXES = WRITABLE | {".ppm", ".pgm", ".heic", ".heif"}
 
 
-def read_image(path: str | os.PathLike[str], short_side: int | None = None) -> Image.Image:
-    """Read an image file as RGB: upright (EXIF), in sRGB (ICC), transparency over white, 16 bits to 8.
+def read_image(path: str | os.PathLike[str] | io.BytesIO, short_side: int | None = None) -> Image.Image:
+    """Read an image file or stream as RGB: upright (EXIF), in sRGB (ICC), transparency over white, 16 bits to 8.
 
     With `short_side` (px) a larger image comes back with that short side.
     Raises `UserError` if the file is missing, no image, damaged, or too large to be safe.

@@ -21,6 +21,7 @@ from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
 from impasto.checkpoint import save_network
 from impasto.data.content import ContentDataModule
+from impasto.data.scan import write_rejects
 from impasto.errors import UserError
 from impasto.events import Events
 from impasto.files import write_text
@@ -72,7 +73,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         compiled = worth_compiling(config["trainer"], max(0, left)) and left > 0
         if not run_dir.is_dir():
             held.enter_context(alone(run_dir))
-        _start_folder(config, run_dir)
+        _start_folder(config, run_dir, data)
         if resumed:
             log.info("Going on from %s: %d of %d images seen", resumed.path, resumed.images_seen, module.images)
         if compiled:
@@ -126,6 +127,7 @@ def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataMod
         "name": data.name,
         "photos": len(data.training),
         "validation": len(data.validation),
+        **({"left_out": len(data.rejects)} if data.rejects else {}),
         "sha256": fingerprint(data.training, config["data"]["root"]),
         **data.augmentation,
     }
@@ -216,8 +218,10 @@ def _fit(
 
 
 @rank_zero_only
-def _start_folder(config: dict[str, Any], run_dir: Path) -> None:
+def _start_folder(config: dict[str, Any], run_dir: Path, data: ContentDataModule) -> None:
     write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    if data.rejects:
+        write_rejects(run_dir / "rejected.jsonl", data.rejects)
     for left_over in (run_dir / "checkpoints").glob(".*.ckpt"):  # by a run killed while it wrote
         left_over.unlink()
     log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, shlex.quote(str(run_dir.parent.parent)))

@@ -29,8 +29,10 @@ Train a network that paints any photo in the style of one painting.
   strength=S stroke=PX      of the style, default 1: 0.3 keeps more of the photo, 3 less; the painting's short side,
                             default 320: strokes as large as in a painting of this size
   preview=true              instead of training, a sheet of strengths and strokes for one photo, in two minutes
-  data=bundled|coco|folder  photos to learn from; data.root=DIR, data.image_size= (px), data.batch_size= (per device),
-                            data.pack=auto|true|false (decode once, to data.packs=DIR)
+  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.image_size= (px),
+                            data.batch_size= (per device), data.pack=auto|true|false (decode once, to data.packs=DIR);
+                            corrupt, tiny, grey and duplicate ones are left out, up to data.max_rejects=0.05 of them,
+                            but for data.keep=grey,tiny,duplicate
   schedule=quick|full       8 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
   trainer=auto|cpu|gpu|ddp  trainer.devices=, trainer.num_nodes=, trainer.precision=, trainer.compile=auto|true|false,
@@ -59,6 +61,7 @@ LITERAL = (
     "data.root",
     "data.validation_root",
     "data.packs",
+    "data.keep",
     "vgg.path",
     "init",
     "resume",
@@ -110,8 +113,12 @@ def _choices_for_this_machine(words: Sequence[str]) -> list[str]:
     from impasto.data.content import prepared_coco
 
     given = {word.partition("=")[0] for word in words}
-    if "data=coco" in words and "data.root" not in given and not prepared_coco():
-        raise UserError("COCO is not in data/coco: python scripts/fetch_coco.py fetches it; data.root= says where else")
+    for choice, part in (("data=coco", "train2017"), ("data=coco2014", "train2014")):
+        if choice in words and "data.root" not in given and not prepared_coco(training=part):
+            raise UserError(
+                f"COCO is not in data/coco: python scripts/fetch_coco.py parts={part},val2017 fetches it; "
+                "data.root= says where else"
+            )
     chosen = []
     if "data" not in given:
         if "data.root" in given:

@@ -1,103 +1,182 @@
-"""COCO 2017: fetched with resume and checksum, unpacked whole or not at all."""
+"""COCO's photos: archives fetched and verified, then unpacked, or packed for training, in one pass each."""
 
 import logging
 import os
+import re
 import shutil
+import stat
 import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import pooch
-import requests
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn, track
+from filelock import FileLock, Timeout
+from rich.filesize import decimal
 
-from impasto.errors import UserError
+from impasto.archive import unpacked_size
+from impasto.data.download import download
+from impasto.data.pack import write_pack
+from impasto.data.scan import RECORD, Photo, fingerprint, look, remember
+from impasto.data.threads import in_order
+from impasto.errors import UserError, one_line
 
 log = logging.getLogger("impasto")
 
 # by the bucket's path: the certificate of images.cocodataset.org does not fit its name
 URL = "https://s3.amazonaws.com/images.cocodataset.org/zips"
-ARCHIVES = {  # name: (MD5 as published, bytes)
-    "train2017": ("cced6f7f71b7629ddf16f17bbcfab6b2", 19_336_861_798),
-    "val2017": ("442b8da7639aecaf257c1dceb8ba8c80", 815_585_330),
+BLOCK = 4096  # bytes, on disk, of which a file takes whole ones
+COLUMNS = 4 / 3  # of a row of the average photo
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One of COCO's archives: the SHA-256 of the file, its bytes, and how many photos it holds."""
+
+    sha256: str
+    size: int
+    photos: int
+
+
+# SHA-256 and sizes as TensorFlow Datasets and torchvision have them
+ARCHIVES = {
+    "train2017": Archive("69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929", 19_336_861_798, 118_287),
+    "val2017": Archive("4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05", 815_585_330, 5_000),
+    "train2014": Archive("ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775", 13_510_573_713, 82_783),
+    "val2014": Archive("fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0", 6_645_013_297, 40_504),
 }
-CHUNK = 1 << 16  # bytes: what an interruption loses at most
 
 
-def fetch(root: Path, url: str = URL, archives: dict[str, tuple[str, int]] = ARCHIVES) -> None:
-    """Fetch and unpack COCO's training and validation photos into `root`; what is there already is kept.
+def fetch(
+    root: Path,
+    parts: Sequence[str],
+    urls: Sequence[str] = (URL,),
+    *,
+    short_side: int | None = None,
+    insecure: bool = False,
+    archives: Mapping[str, Archive] = ARCHIVES,
+) -> None:
+    """Fetch parts of COCO into `root`: as photos, or with `short_side` (px) the training parts as packs of this size.
 
-    An interrupted download goes on where it stopped; a folder appears only when it is complete.
-    Raises `UserError` if there is too little space, the server fails or a checksum is wrong.
+    Interrupted or killed at any point, the same call goes on; what is there already is kept, an archive in `root` is
+    used, and a folder appears only when it is complete. Raises `UserError` if there is too little space for all of it,
+    no server has a whole and right archive, or another process is at work in `root`.
     """
+    if unknown := [part for part in parts if part not in archives]:
+        raise UserError(f"parts={unknown[0]} is unknown: there are {', '.join(archives)}")
+    with _alone(root):
+        missing = [part for part in parts if not (root / part).is_dir()]
+        _check_space(root, {part: archives[part] for part in missing}, short_side)
+        for part in parts:
+            folder, fetched = root / part, root / f".{part}.zip"
+            if part in missing:
+                given = root / f"{part}.zip"  # brought by the user, who keeps it
+                zipped, archive = given if given.exists() else fetched, archives[part]
+                download([f"{url}/{part}.zip" for url in urls], zipped, archive.sha256, archive.size, insecure=insecure)
+                if short_side and part.startswith("train"):
+                    _pack(zipped, folder, short_side)
+                else:
+                    unpack(zipped, folder)
+            fetched.unlink(missing_ok=True)
+            log.info("Prepared %s" if part in missing else "%s is there already", folder)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
-    for name, (md5, size) in archives.items():
-        if (root / name).is_dir():
-            log.info("%s is there already", root / name)
-            continue
-        archive = root / f"{name}.zip"
-        if not archive.exists():
-            _check_space(root, 2 * size - _size(_part(archive)))
-            download(f"{url}/{name}.zip", archive, md5)
-        unpack(archive, root / name)
-        archive.unlink()
-        log.info("Prepared %s", root / name)
-
-
-def download(url: str, target: Path, md5: str) -> None:
-    """Download to `target.part`, continuing what is there, and rename once the MD5 is right."""
-    part = _part(target)
     try:
-        with requests.get(url, headers={"Range": f"bytes={_size(part)}-"}, stream=True, timeout=30) as response:
-            if response.status_code != requests.codes.requested_range_not_satisfiable:  # else all of it is there
-                response.raise_for_status()
-                resumed = response.status_code == requests.codes.partial_content
-                _receive(response, part, "ab" if resumed else "wb", target.name)
-    except requests.RequestException as error:
-        raise UserError(f"the download of {url} stopped ({error}): the same command goes on where it was") from None
-    if pooch.file_hash(str(part), alg="md5") != md5:
-        part.unlink()
-        raise UserError(f"{url} arrived damaged (its MD5 is not {md5}) and was removed: try again")
-    part.replace(target)
+        with FileLock(root / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another process is fetching into {str(root)!r}") from None
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack the images of `archive`, flat, into `folder`, which appears when it is complete."""
-    unpacking = folder.with_name(f".{folder.name}")
-    shutil.rmtree(unpacking, ignore_errors=True)
-    unpacking.mkdir()
-    try:
-        with zipfile.ZipFile(archive) as content:
-            members = [member for member in content.infolist() if member.filename.endswith(".jpg")]
-            for member in track(members, description=f"Unpacking {archive.name}", transient=True):
-                # by name alone: a path in the archive leads nowhere else
-                with content.open(member) as source, (unpacking / Path(member.filename).name).open("wb") as target:
-                    shutil.copyfileobj(source, target)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{str(archive)!r} is damaged ({error}): remove it and try again") from None
+def unpack(zipped: Path, folder: Path) -> None:
+    """Unpack an archive's photos, and look at each, into `folder`, which appears when it is complete.
+
+    What an interrupted process has unpacked is compared with the archive and kept.
+    Raises `UserError` for a damaged archive, and one that holds anything but photos.
+    """
+    unpacking = folder.with_name(f".{folder.name}.unpacking")
+    unpacking.mkdir(exist_ok=True)
+
+    def one(name: str) -> Photo:
+        content, target = read(name), unpacking / name
+        if not target.is_file() or target.read_bytes() != content:
+            target.write_bytes(content)
+        return look(name, lambda: content, short_side=32)[0]
+
+    with _photos(zipped, folder.name) as (names, read):
+        photos = list(in_order(one, names, f"Unpacking {zipped.name}"))
+    remember(unpacking / RECORD, fingerprint([unpacking / name for name in names], unpacking), photos)
+    if hasattr(os, "sync"):
+        os.sync()  # before the archive goes, or a power cut can leave empty photos
     unpacking.replace(folder)
 
 
-def _receive(response: requests.Response, part: Path, mode: str, name: str) -> None:
-    total = int(response.headers.get("Content-Length", 0)) + (_size(part) if mode == "ab" else 0)
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, part.open(mode) as file:
-        task = progress.add_task(name, total=total or None, completed=file.tell())
-        for chunk in response.iter_content(CHUNK):
-            file.write(chunk)
-            progress.advance(task, len(chunk))
+def _pack(zipped: Path, folder: Path, short_side: int) -> None:
+    """Decode an archive's photos into a pack, without unpacking them."""
+    with _photos(zipped, folder.name) as (names, read):
+        log.info("Packing %d photos into %s", len(names), folder)
+        write_pack({name: partial(read, name) for name in names}, short_side, folder)
 
 
-def _part(target: Path) -> Path:
-    return target.with_name(target.name + ".part")
+@contextmanager
+def _photos(zipped: Path, part: str) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
+    """The names of an archive's photos, sorted, and what reads one by name, its CRC checked."""
+    shown = repr(str(zipped))
+    try:
+        with zipfile.ZipFile(zipped) as archive:
+            members = dict[str, zipfile.ZipInfo]()
+            for member in archive.infolist():
+                if member.is_dir():
+                    continue
+                # no path that leads elsewhere, no link, no second file of the same name
+                match = re.fullmatch(rf"{part}/(\w+\.jpg)", member.filename, re.ASCII)
+                linked, encrypted = stat.S_ISLNK(member.external_attr >> 16), member.flag_bits & 1
+                if match is None or linked or encrypted or match[1] in members:
+                    raise UserError(
+                        f"{shown} holds {member.filename!r}, which is no photo of {part}: nothing is unpacked"
+                    )
+                members[match[1]] = member
+            # JPEGs cannot be compressed: what unpacks to far more is none of them
+            if unpacked_size(zipped) > 2 * zipped.stat().st_size:
+                raise UserError(f"{shown} unpacks to more than twice its size: nothing is unpacked")
+
+            def read(name: str) -> bytes:
+                content = archive.read(members[name])
+                if len(content) != members[name].file_size:
+                    raise zipfile.BadZipFile(f"{name} has {len(content)} bytes of {members[name].file_size}")
+                return content
+
+            yield sorted(members), read
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise UserError(f"{shown} is damaged ({one_line(error)}): remove it, and try again") from None
+
+
+def _check_space(root: Path, archives: Mapping[str, Archive], short_side: int | None) -> None:
+    """Compare the free space with the most that is taken at once, less what an interrupted process has done."""
+    taken, most = 0, 0
+    for part, archive in archives.items():
+        result = archive.size + archive.photos * BLOCK
+        if short_side and part.startswith("train"):
+            result = round(archive.photos * 3 * COLUMNS * short_side**2)
+        fetched = _size(root / f".{part}.zip") + _size(root / f".{part}.zip.part")
+        taken += result - _size(root / f".{part}.packing") - _size(root / f".{part}.unpacking")
+        given = (root / f"{part}.zip").exists()
+        most = max(most, taken + (0 if given else archive.size - fetched))
+        taken -= fetched  # the archive goes
+    free = shutil.disk_usage(root).free
+    if free < most:
+        raise UserError(
+            f"{str(root)!r} has {decimal(free)} free, and fetching {', '.join(archives)} takes {decimal(most)} at once"
+        )
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _check_space(root: Path, needed: int) -> None:
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise UserError(
-            f"{os.fspath(root)!r} has {free / 1e9:.0f} GB free; archive and photos take {needed / 1e9:.0f} GB"
-        )
+    """Bytes of a file, or of the files in a folder."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.iterdir())
+    return path.stat().st_size if path.is_file() else 0

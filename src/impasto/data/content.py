@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from impasto.data.pack import PackedPhotos, pack_folder
+from impasto.data.pack import MANIFEST, PackedPhotos, pack_folder
 from impasto.data.pack import pack as pack_photos
 from impasto.data.photos import (
     KEPT,
@@ -19,10 +19,10 @@ from impasto.data.photos import (
     PositionBatches,
     TrainingPhotos,
     ValidationPhotos,
-    scan,
     source_size,
     split,
 )
+from impasto.data.scan import KINDS, Reject, report, scan, unfit
 from impasto.errors import UserError
 from impasto.image import find_images
 from impasto.stopping import ignore_stops
@@ -35,13 +35,15 @@ class ContentDataModule(pl.LightningDataModule):
 
     `root` is any folder of images. Validation photos come from `validation_root`, or are held out of
     `root`: `validation` of them (at most a third), chosen by `seed`; a single photo serves as both.
-    `trusted` folders (checksummed archives) are not looked through for damaged files first.
+    Photos that are corrupt, tiny (a short side below `image_size`), grey or there twice are named and left out
+    (`rejects`), those of the kinds in `keep` ("grey,tiny") are not; `trusted` folders are not looked through.
     `pack` (auto, true, false) has all photos of `root` decoded and resized once, into `packs`: the samples stay the
-    same to the bit. `auto` does so where a run of `images` shows each photo and more than memory keeps.
+    same to the bit. `auto` does so where a run of `images` shows each photo and more than memory keeps. `root` may be
+    a pack itself.
     `batch_size` is per device; `workers` per device, `None` takes what the machine has.
     The remaining arguments are those of `TrainingPhotos`.
 
-    Raises `UserError` for a missing or empty folder, or one without a readable image.
+    Raises `UserError` for a missing or empty folder, and where more than the share `max_rejects` is left out.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class ContentDataModule(pl.LightningDataModule):
         *,
         validation_root: str | os.PathLike[str] | None = None,
         trusted: bool = False,
+        keep: str = "",
+        max_rejects: float = 0.05,
         pack: bool | str = "auto",
         packs: str | os.PathLike[str] = "data/packs",
         images: int = 0,
@@ -69,7 +73,7 @@ class ContentDataModule(pl.LightningDataModule):
                 raise UserError(f"data.{option}={value} should be at least 1")
         if workers is not None and workers < 0:
             raise UserError(f"data.workers={workers} should be at least 0")
-        for option, share in (("colour", colour), ("patches", patches)):
+        for option, share in (("colour", colour), ("patches", patches), ("max_rejects", max_rejects)):
             if not 0 <= share <= 1:
                 raise UserError(f"data.{option}={share} should be in 0…1")
         if not 0 < min_scale <= 1:
@@ -78,17 +82,29 @@ class ContentDataModule(pl.LightningDataModule):
             raise UserError(f"data.image_size={image_size} should be a multiple of 4, such as {image_size // 4 * 4}")
         if pack not in ("auto", True, False):
             raise UserError(f"data.pack is auto, true or false, not {pack!r}")
+        kept = keep.split(",") if keep else []
+        if unknown := set(kept) - set(KINDS[1:]):
+            raise UserError(f"data.keep={keep}: {unknown.pop()!r} is none of {', '.join(KINDS[1:])}")
         self.name, self.image_size, self.batch_size, self.seed = name, image_size, batch_size, seed
         self.augmentation = {"min_scale": min_scale, "colour": colour, "patches": patches}
         self.workers = workers
         self.short_side = source_size(image_size, min_scale)
-        photos = find_images(root)
-        folder = pack_folder(packs, name, photos, Path(root), self.short_side)
-        self.packed, how = self._open_pack(photos, Path(root), folder, pack, images)
+        self.packed: PackedPhotos | None
+        if (Path(root) / MANIFEST).is_file():
+            self.packed, how = _ready_pack(Path(root), self.short_side, validation_root), f"packed in {root}"
+        else:
+            photos = find_images(root)
+            folder = pack_folder(packs, name, photos, Path(root), self.short_side)
+            self.packed, how = self._open_pack(photos, Path(root), folder, pack, images)
         if self.packed is not None:
             photos = self.packed.paths
-        elif not trusted:
-            photos = scan(root)
+        self.rejects: list[Reject] = []
+        if not trusted:
+            looked = scan(photos, Path(root), Path(packs)) if self.packed is None else self.packed.photos
+            self.rejects = unfit(looked, image_size, kept)
+            report(self.rejects, len(looked), Path(root), max_rejects)
+            left_out = {Path(root) / reject.photo for reject in self.rejects}
+            photos = [path for path in photos if path not in left_out]
         if validation_root is not None:
             found = find_images(validation_root)
             self.training, self.validation = photos, split(found, validation, seed)[1] or found
@@ -169,6 +185,19 @@ class ContentDataModule(pl.LightningDataModule):
         }
 
 
-def prepared_coco(root: str | os.PathLike[str] = "data/coco") -> bool:
-    """Whether COCO has been fetched and unpacked where `data=coco` expects it."""
-    return all((Path(root) / part).is_dir() for part in ("train2017", "val2017"))
+def _ready_pack(root: Path, short_side: int, validation_root: object) -> PackedPhotos:
+    """The pack in `root`, of photos large enough. Raises `UserError`."""
+    packed = PackedPhotos(root, root)
+    if validation_root is None:
+        raise UserError(f"{str(root)!r} is a pack, to learn from: say data.validation_root=DIR, a folder of photos")
+    if packed.short_side < short_side:
+        raise UserError(
+            f"the photos packed in {str(root)!r} have {packed.short_side} px: crops take {short_side}; a smaller "
+            "data.image_size= or larger data.min_scale= does, or a larger pack"
+        )
+    return packed
+
+
+def prepared_coco(root: str | os.PathLike[str] = "data/coco", training: str = "train2017") -> bool:
+    """Whether COCO has been fetched, photos or pack, to where `data=coco` expects it."""
+    return all((Path(root) / part).is_dir() for part in (training, "val2017"))

@@ -6,37 +6,36 @@ import logging
 import os
 import shutil
 import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from rich.filesize import decimal
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from impasto.data.photos import warn_of_rejects
+from impasto.data.lock import alone
+from impasto.data.scan import Photo, Source, fingerprint, look
+from impasto.data.threads import in_order
 from impasto.errors import UserError
 from impasto.files import write_text
-from impasto.image import read_image
 
 log = logging.getLogger("impasto")
 
-FORMAT = 1
-IMAGES, MANIFEST = "images.bin", "manifest.json"
+FORMAT = 2
+IMAGES, PHOTOS, MANIFEST = "images.bin", "photos.jsonl", "manifest.json"
 
 
 class PackedPhotos(Dataset[Tensor]):
     """The photos of a pack by number, uint8, shape (3, height, width); one that is damaged raises `UserError`.
 
-    `paths` are the files they were, in order; `rejects` the reasons of those that could not be read.
+    `paths` are the files they were, in order, `photos` what a look at each file found, the corrupt ones included;
+    `short_side` is the photos' at most, px.
 
     Raises `UserError` for a folder that holds no whole pack of this format.
     """
@@ -49,11 +48,16 @@ class PackedPhotos(Dataset[Tensor]):
                 raise ValueError(f"its format is {manifest['format']!r}, not {FORMAT}")
             if (size := (folder / IMAGES).stat().st_size) != manifest["bytes"]:
                 raise ValueError(f"{IMAGES} has {size} of {manifest['bytes']} bytes")
-            self.paths = [root / name for name, *_ in manifest["photos"]]
-            self.rejects = dict(manifest["rejects"])
-            self._places = np.array([place for _, *place in manifest["photos"]], dtype=np.int64).reshape(-1, 4)
+            self.short_side = int(manifest["short_side"])
+            with (folder / PHOTOS).open("rb") as file:
+                entries = [_entry(line) for line in file.readlines()[1:]]
+            if len(entries) != manifest["photos"]:
+                raise ValueError(f"{PHOTOS} names {len(entries)} of {manifest['photos']} photos")
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{str(folder)!r} is no whole pack ({error})") from None
+        self.photos = [photo for photo, _ in entries]
+        self.paths = [root / photo.name for photo, place in entries if place]
+        self._places = np.array([place for _, place in entries if place], dtype=np.int64).reshape(-1, 4)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,137 +82,144 @@ class PackedPhotos(Dataset[Tensor]):
 
 def pack_folder(packs: str | os.PathLike[str], name: str, photos: Sequence[Path], root: Path, short_side: int) -> Path:
     """Where a pack of these photos belongs: another place once any of them is added, removed or changed."""
-    digest = hashlib.sha256()
-    for photo in photos:
-        size, changed = 0, 0
-        with suppress(OSError):  # a link to nowhere: packing will reject it
-            status = photo.stat()
-            size, changed = status.st_size, status.st_mtime_ns
-        digest.update(os.fsencode(f"{photo.relative_to(root).as_posix()}\0{size}\0{changed}\n"))
-    return Path(packs) / f"{name}_{short_side}px_{digest.hexdigest()[:8]}"
+    return Path(packs) / f"{name}_{short_side}px_{fingerprint(photos, root)[:8]}"
 
 
 def pack(photos: Sequence[Path], root: Path, short_side: int, folder: Path) -> PackedPhotos:
     """The pack in `folder`, made of the photos under `root` if it is not there, whole; larger photos are scaled down.
 
-    Of several processes one makes it, the others wait.
+    Of several processes one makes it, the others wait. What a killed one had packed is not packed again.
     Raises `UserError` if there is too little space, the folder cannot be written or no photo is readable.
     """
     try:
-        packed = PackedPhotos(folder, root)
+        return PackedPhotos(folder, root)
     except UserError:
         try:
-            with _alone(folder.parent):
-                _make(photos, root, short_side, folder)
+            with alone(folder.parent):
+                for half in folder.parent.glob(".*.packing"):  # of photos that are no longer asked for
+                    if half != _packing(folder):
+                        shutil.rmtree(half)
+                _make({path.relative_to(root).as_posix(): path for path in photos}, short_side, folder)
         except OSError as error:
             raise UserError(f"cannot pack into {str(folder)!r}: {error.strerror or error}") from None
-        packed = PackedPhotos(folder, root)
-    warn_of_rejects(list(packed.rejects.values()), len(photos), root)
-    return packed
+    return PackedPhotos(folder, root)
 
 
-@contextmanager
-def _alone(packs: Path) -> Iterator[None]:
-    """Hold the lock on a folder of packs; what killed processes left half done in it is removed."""
-    packs.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(packs / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        log.info("Waiting for another process that packs photos in %s", packs)
-        lock.acquire()
-    try:
-        for half in packs.glob(".*.packing"):
-            shutil.rmtree(half)
-        yield
-    finally:
-        lock.release()
+def _packing(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.packing")
 
 
-def _make(photos: Sequence[Path], root: Path, short_side: int, folder: Path) -> None:
+def _make(sources: Mapping[str, Source], short_side: int, folder: Path) -> None:
     """Make the pack, unless another process has done so meanwhile; a damaged one makes way."""
     try:
-        PackedPhotos(folder, root)
+        PackedPhotos(folder, folder)
         return
     except UserError as error:
         if folder.exists():
             log.warning("%s: packing it anew", error)
             shutil.rmtree(folder)
-    _check_space(photos, short_side, folder)
-    packing = folder.with_name(f".{folder.name}.packing")
-    packing.mkdir()
+    _check_space(sources, short_side, folder)
+    write_pack(sources, short_side, folder)
+
+
+def write_pack(sources: Mapping[str, Source], short_side: int, folder: Path) -> None:
+    """Decode the photos into a new pack, which appears in `folder` when it is whole.
+
+    Killed or interrupted, it leaves what it has done to be gone on from; failing, as with a full disk, nothing.
+    Raises `OSError`, and `UserError` if no photo is readable.
+    """
+    packing = _packing(folder)
+    packing.mkdir(exist_ok=True)
     try:
-        manifest = _write_images(photos, root, short_side, packing / IMAGES)
+        manifest = _write_images(sources, short_side, packing)
         write_text(packing / MANIFEST, json.dumps(manifest))
         packing.replace(folder)
-    finally:
+    except Exception:  # not Ctrl-C
         shutil.rmtree(packing, ignore_errors=True)
+        raise
 
 
-def _write_images(photos: Sequence[Path], root: Path, short_side: int, path: Path) -> dict[str, Any]:
-    """Write the photos' pixels one after another, rows of RGB; returns the manifest."""
-    entries: list[tuple[str, int, int, int, int]] = []
-    rejects: dict[str, str] = {}
-    digest, offset = hashlib.sha256(), 0
-    images = track(
-        _decoded(photos, short_side),
-        description="Packing the photos",
-        total=len(photos),
-        transient=True,
-        disable=len(photos) < 500,
-    )
-    with path.open("wb") as file:
-        for photo, image in zip(photos, images, strict=True):
-            name = photo.relative_to(root).as_posix()
-            if isinstance(image, str):
-                rejects[name] = image
-                continue
-            file.write(image.data)
-            digest.update(image.data)
-            entries.append((name, offset, image.shape[0], image.shape[1], zlib.crc32(image.data)))
-            offset += image.nbytes
-        file.flush()
-        os.fsync(file.fileno())  # before the rename, or a power cut can leave holes
-    if not entries:
-        warn_of_rejects(list(rejects.values()), len(photos), root)  # raises
+def _write_images(sources: Mapping[str, Source], short_side: int, packing: Path) -> dict[str, Any]:
+    """Write the photos' pixels one after another, rows of RGB, and a line for each; returns the manifest."""
+    with (packing / IMAGES).open("a+b") as images, (packing / PHOTOS).open("a+b") as lines:
+        digest = hashlib.sha256()
+        done, offset = _go_on(images, lines, digest, list(sources), short_side)
+        if done:
+            log.info("Going on with %s: %d of %d photos are packed", packing, done, len(sources))
+        rest = list(sources.items())[done:]
+        packed = in_order(lambda item: look(*item, short_side), rest, "Packing the photos", done)
+        for photo, pixels in packed:
+            entry: dict[str, Any] = asdict(photo)
+            if pixels is not None:
+                images.write(pixels.data)
+                digest.update(pixels.data)
+                entry["place"] = [offset, *pixels.shape[:2], zlib.crc32(pixels.data)]
+                offset += pixels.nbytes
+            lines.write(json.dumps(entry).encode() + b"\n")
+        for file in (images, lines):
+            file.flush()
+            os.fsync(file.fileno())  # before the rename, or a power cut can leave holes
+    if not offset:
+        raise UserError(f"none of the {len(sources)} images can be read, {next(iter(sources))!r} the first of them")
     return {
         "format": FORMAT,
         "short_side": short_side,  # px, at most; smaller photos stay as they are
+        "photos": len(sources),
         "bytes": offset,
         "sha256": digest.hexdigest(),
-        "rejects": rejects,
-        "photos": entries,  # path, offset, height, width, CRC-32
     }
 
 
-def _decoded(photos: Sequence[Path], short_side: int) -> Iterator[np.ndarray | str]:
-    """The photos' pixels, or what is wrong with them, in order: decoded in threads, a few ahead of what is written."""
-    threads = os.cpu_count() or 1
-    ahead: deque[Future[np.ndarray | str]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for photo in photos:
-            ahead.append(pool.submit(_decode, photo, short_side))
-            if len(ahead) > 4 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+def _go_on(
+    images: IO[bytes], lines: IO[bytes], digest: "hashlib._Hash", names: Sequence[str], short_side: int
+) -> tuple[int, int]:
+    """How many photos, in how many bytes, an interrupted process has packed whole; what follows them is cut off.
+
+    Pixels are read and checked, as a power cut can leave holes; `digest` takes them in.
+    """
+    header = json.dumps({"format": FORMAT, "short_side": short_side}).encode() + b"\n"
+    images.seek(0)
+    lines.seek(0)
+    done, offset, length = 0, 0, 0
+    if lines.readline() == header:
+        length = len(header)
+        for name, line in zip(names, lines, strict=False):
+            try:
+                photo, place = _entry(line)
+            except (ValueError, TypeError):
+                break
+            pixels = images.read(place[1] * place[2] * 3) if place else b""
+            expected = [offset, *place[1:3], zlib.crc32(pixels)] if place else []
+            if photo.name != name or place != expected or not line.endswith(b"\n"):
+                break
+            digest.update(pixels)
+            done, offset, length = done + 1, offset + len(pixels), length + len(line)
+    images.truncate(offset)
+    lines.truncate(length)
+    if not length:
+        lines.write(header)
+    return done, offset
 
 
-def _decode(photo: Path, short_side: int) -> np.ndarray | str:
-    try:
-        return np.array(read_image(photo, short_side))
-    except UserError as error:
-        return str(error)
+def _entry(line: bytes) -> tuple[Photo, list[int]]:
+    """A photo, and its place: offset, height, width, CRC-32, if it is not corrupt. Raises `ValueError`, `TypeError`."""
+    entry = json.loads(line)
+    place = entry.pop("place", [])
+    return Photo(**entry), place
 
 
-def _check_space(photos: Sequence[Path], short_side: int, folder: Path) -> None:
+def _check_space(sources: Mapping[str, Source], short_side: int, folder: Path) -> None:
     """Compare the free space with what the pack will take, judged by a few dozen of the photos."""
-    some = photos[:: max(1, len(photos) // 32)]
-    taken = sum(image.nbytes for image in _decoded(some, short_side) if not isinstance(image, str))
-    needed, free = taken * len(photos) // len(some), shutil.disk_usage(folder.parent).free
-    if needed > free:
+    some = list(sources.items())[:: max(1, len(sources) // 32)]
+    looks = in_order(lambda item: look(*item, short_side)[1], some, "Judging the size of the pack")
+    taken = sum(pixels.nbytes for pixels in looks if pixels is not None)
+    needed, free = taken * len(sources) // len(some), shutil.disk_usage(folder.parent).free
+    there = 0
+    with suppress(OSError):  # nothing to go on from
+        there = (_packing(folder) / IMAGES).stat().st_size
+    if needed - there > free:
         raise UserError(
-            f"{str(folder.parent)!r} has {decimal(free)} free, packing {len(photos)} photos takes about "
-            f"{decimal(needed)}: data.packs=DIR puts them elsewhere, data.pack=false does without"
+            f"{str(folder.parent)!r} has {decimal(free)} free, packing {len(sources)} photos takes about "
+            f"{decimal(needed - there)}: data.packs=DIR puts them elsewhere, data.pack=false does without"
         )
-    log.info("Packing %d photos into %s, once: about %s", len(photos), folder, decimal(needed))
+    log.info("Packing %d photos into %s, once: about %s", len(sources), folder, decimal(needed))

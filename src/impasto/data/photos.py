@@ -1,23 +1,20 @@
 """Content photos as datasets: every sample is a pure function of the seed and its position in the run."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from impasto.data.augment import shift_hue, with_patch
 from impasto.errors import UserError
-from impasto.image import find_images, read_image
+from impasto.image import read_image
 
 log = logging.getLogger("impasto")
 
@@ -65,45 +62,6 @@ def read_or_next(photos: Photos, index: int) -> Tensor:
 def source_size(image_size: int, min_scale: float) -> int:
     """The short side (px) at which a crop of `min_scale` of a photo still has the pixels it is resized to."""
     return round(image_size / min_scale**0.5)
-
-
-def scan(folder: str | os.PathLike[str]) -> list[Path]:
-    """The readable images under a folder; damaged ones are named, counted and left out.
-
-    Every file is decoded once (JPEGs at an eighth of their size), before hours are spent.
-    Raises `UserError` if there is none to read.
-    """
-    paths = find_images(folder)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = list(
-            track(
-                pool.map(_problem, paths),
-                description="Looking through the photos",
-                total=len(paths),
-                transient=True,
-                disable=len(paths) < 500,
-            )
-        )
-    warn_of_rejects([problem for problem in problems if problem], len(paths), folder)
-    return [path for path, problem in zip(paths, problems, strict=True) if not problem]
-
-
-def _problem(path: Path) -> str | None:
-    try:
-        read_image(path, short_side=32)
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def warn_of_rejects(reasons: Sequence[str], total: int, folder: str | os.PathLike[str], named: int = 5) -> None:
-    """Name the first few of a folder's unreadable images, and count them. Raises `UserError` if none is readable."""
-    if len(reasons) == total:
-        raise UserError(f"none of the {total} images in {os.fspath(folder)!r} can be read: {reasons[0]}")
-    for reason in reasons[:named]:
-        log.warning("skipped: %s", reason)
-    if reasons:
-        log.warning("skipped %d of %d images in %s", len(reasons), total, os.fspath(folder))
 
 
 def split(photos: Sequence[Path], validation: int, seed: int) -> tuple[list[Path], list[Path]]:

@@ -1,5 +1,6 @@
 """All scores of one network, as plain data, and the pictures that go with them."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,7 @@ STARTS = ("noise", "content")
 COMPARED = 512  # px: up to this size the optimiser is run to its end on the first photos, for terms and pictures
 SUITE_SIZE = 384  # px, short side of the photos that the artefact suite sees
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's, which LPIPS stands on
+ALEXNET_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,9 @@ def _similarity(network: Callable[[Tensor], Tensor], content: Sequence[Path], si
     weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
     if not weights.is_file():
         return {**found, "lpips": f"skipped: it takes torchvision's {ALEXNET} in torch's cache folder"}
+    with weights.open("rb") as file:  # which torchvision would execute
+        if hashlib.file_digest(file, "sha256").hexdigest() != ALEXNET_SHA256:
+            return {**found, "lpips": f"skipped: {weights} is not torchvision's AlexNet"}
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
 
     distance = mean(float(lpips(stylized.clamp(0, 1), photo, "alex", normalize=True)) for photo, stylized in pairs)
