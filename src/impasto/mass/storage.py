@@ -1,0 +1,94 @@
+"""Files wherever fsspec reaches: local paths and URLs alike, read and written whole."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
+
+from impasto.errors import UserError, one_line
+from impasto.files import whole_file
+
+Result = TypeVar("Result")
+
+WAITS = (1.0, 4.0)  # s, before the second and third attempt
+# of what stores tell of a file, the first there is: its content's hash, else when it was written
+VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
+
+
+class StorageError(OSError):
+    """What a store says that does not answer, or has no room: the next file may fare no better."""
+
+
+def locate(place: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a path or URL, and the path on it. Raises `UserError` for a scheme that cannot be read."""
+    try:
+        return url_to_fs(place)
+    except ImportError as error:
+        package = known_implementations.get(place.partition("://")[0], {}).get("class", "fsspec").partition(".")[0]
+        mend = one_line(error) if package == "fsspec" else f"pip install {package}"
+        raise UserError(f"{place!r} takes a package that is not installed: {mend}") from None
+    except ValueError as error:
+        raise UserError(f"{place!r} cannot be reached: {one_line(error)}") from None
+    except Exception as error:  # what stores raise for absent credentials has no common base
+        raise StorageError(f"{place!r} cannot be reached: {one_line(error)}") from None
+
+
+def is_local(place: str) -> bool:
+    """Whether it is a path on this machine."""
+    return isinstance(locate(place)[0], LocalFileSystem)
+
+
+def state(place: str) -> tuple[int, str | None]:
+    """Size in bytes and what changes with the content, None where the store tells nothing.
+
+    Raises `UserError` where there is no such file, `StorageError` where the store does not answer.
+    """
+    file_system, path = locate(place)
+    told: dict[str, Any] = _patiently(lambda: file_system.info(path), place)
+    if told.get("type") != "file":
+        raise UserError(f"{place!r} is a folder, a pipe or a device, not an image")
+    version = next((str(told[name]) for name in VERSIONS if told.get(name)), None)
+    return int(told.get("size") or 0), None if version is None else f"{told.get('size')} {version}"
+
+
+def exists(place: str) -> bool:
+    """Whether there is such a file."""
+    file_system, path = locate(place)
+    return bool(_patiently(lambda: file_system.isfile(path), place))
+
+
+def read(place: str) -> bytes:
+    """All of a file. Raises `UserError` where there is none, `StorageError` where the store does not answer."""
+    file_system, path = locate(place)
+    return bytes(_patiently(lambda: file_system.cat_file(path), place))
+
+
+def write(place: str, content: bytes) -> None:
+    """Write a file whole or not at all, as object stores do by themselves. Raises `StorageError`."""
+    file_system, path = locate(place)
+    if isinstance(file_system, LocalFileSystem):
+        try:
+            with whole_file(path) as temporary:
+                temporary.write_bytes(content)
+        except UserError as error:
+            raise StorageError(str(error)) from None
+    else:
+        _patiently(lambda: file_system.pipe_file(path, content), place)
+
+
+def _patiently(attempt: Callable[[], Result], place: str) -> Result:
+    """What is merely late is tried again; what is not there is not."""
+    for wait in (*WAITS, None):
+        try:
+            return attempt()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise UserError(f"there is no file {place!r}") from None
+        except Exception as error:  # stores' errors have no common base
+            if wait is None or isinstance(error, PermissionError):
+                raise StorageError(f"{place!r} cannot be reached: {one_line(error)}") from None
+            time.sleep(wait)
+    raise AssertionError  # not reached
