@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from impasto.errors import UserError
 from impasto.job import json_line
 from impasto.mass import storage
 from impasto.mass.sources import hash64
@@ -32,20 +32,14 @@ class Report:
         self.stem = f"{self.place}/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
         self.lines: list[str] = []
         self.parts, self.written = 0, time.monotonic()
+        self.local = storage.is_local(output)
         self.file: IO[str] | None = None
-        if storage.is_local(output):
-            file_system, path = storage.locate(f"{self.stem}.jsonl")
-            try:
-                file_system.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115, closed by `close`
-            except OSError as error:
-                raise UserError(f"cannot write {path!r}: {error.strerror or error}") from None
 
     def add(self, records: list[dict[str, Any]]) -> None:
         """Note a batch's records, but for those of what was there already."""
         news = [record for record in records if record["status"] not in ("skipped", "verified")]
         self.lines += [json_line({key: record[key] for key in record if key not in PASSING}) + "\n" for record in news]
-        if self.file is not None or len(self.lines) >= PART_RECORDS or time.monotonic() - self.written > PART_SECONDS:
+        if self.local or len(self.lines) >= PART_RECORDS or time.monotonic() - self.written > PART_SECONDS:
             self._write()
 
     def close(self) -> None:
@@ -55,12 +49,16 @@ class Report:
             self.file.close()
 
     def _write(self) -> None:
-        text = "".join(self.lines)
+        if not self.lines:
+            return
+        if self.local and self.file is None:
+            Path(self.place).mkdir(parents=True, exist_ok=True)
+            self.file = open(f"{self.stem}.jsonl", "a", encoding="utf-8")  # noqa: SIM115, closed by `close`
         if self.file is not None:
-            self.file.write(text)
+            self.file.writelines(self.lines)
             self.file.flush()
-        elif text:
-            storage.write(f"{self.stem}-{self.parts:06d}.jsonl", text.encode())
+        else:
+            storage.write(f"{self.stem}-{self.parts:06d}.jsonl", "".join(self.lines).encode())
         self.parts, self.lines, self.written = self.parts + 1, [], time.monotonic()
 
 
@@ -76,8 +74,8 @@ def done_before(output: str, field: str = "mark") -> np.ndarray:
 
 def _marks(output: str, field: str) -> Iterator[tuple[int, int]]:
     """Identity of the name, and the mark; half a line, of a run that was killed, is no line."""
-    file_system, folder = storage.locate(f"{output.rstrip('/')}/{FOLDER}")
-    for path in sorted(file_system.glob(f"{file_system._strip_protocol(folder)}/*.jsonl")):
+    for place in (name for name in storage.names(f"{output.rstrip('/')}/{FOLDER}") if name.endswith(".jsonl")):
+        file_system, path = storage.locate(place)
         with file_system.open(path, "rb") as file:
             for line in file:
                 try:

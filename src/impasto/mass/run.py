@@ -89,7 +89,7 @@ def _records(
     import ray
     import ray.data
 
-    number, cores, gpus = shares(workers, job.device)
+    number, cores, gpus = shares(workers, "cpu" if verify else job.device)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = workers.verbose
     context.target_max_block_size = 1  # byte: each batch travels on its own, so none waits for another

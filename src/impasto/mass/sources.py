@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -144,7 +144,7 @@ def _rows(place: str, kind: str) -> Iterator[dict[str, Any]]:
             yield from _parquet_rows(place)
             return
         with fsspec.open(
-            place, "rt", compression="infer", encoding="utf-8", errors="surrogateescape", newline=""
+            place, "rt", compression="infer", encoding="utf-8-sig", errors="surrogateescape", newline=""
         ) as file:
             yield from _text_rows(file, place, kind)
     except (csv.Error, EOFError, OSError) as error:  # EOFError: of a .gz that was cut
@@ -193,5 +193,5 @@ def _check_columns(place: str, names: list[str]) -> None:
 
 
 def absolute(place: str) -> str:
-    """A path that means the same in another process; a URL as it is."""
-    return place if "://" in place else str(Path(place).absolute())
+    """A path that means the same in another process; a URL as it is. Raises `UserError` for an unknown scheme."""
+    return storage.locate(place)[1] if storage.is_local(place) else place

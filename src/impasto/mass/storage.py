@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
@@ -19,20 +20,20 @@ WAITS = (1.0, 4.0)  # s, before the second and third attempt
 VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
-class StorageError(OSError):
+class StorageError(UserError):
     """What a store says that does not answer, or has no room: the next file may fare no better."""
 
 
 def locate(place: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a path or URL, and the path on it. Raises `UserError` for a scheme that cannot be read."""
+    """The file system of a path or URL, and the path on it. Raises `StorageError` for a scheme that cannot be read."""
+    if "://" not in place:
+        return LocalFileSystem(), str(Path(place).absolute())
     try:
-        return url_to_fs(place)
+        return url_to_fs(place, use_listings_cache=False)  # which would hold every name of a bucket
     except ImportError as error:
         package = known_implementations.get(place.partition("://")[0], {}).get("class", "fsspec").partition(".")[0]
         mend = one_line(error) if package == "fsspec" else f"pip install {package}"
-        raise UserError(f"{place!r} takes a package that is not installed: {mend}") from None
-    except ValueError as error:
-        raise UserError(f"{place!r} cannot be reached: {one_line(error)}") from None
+        raise StorageError(f"{place!r} takes a package that is not installed: {mend}") from None
     except Exception as error:  # what stores raise for absent credentials has no common base
         raise StorageError(f"{place!r} cannot be reached: {one_line(error)}") from None
 
@@ -78,6 +79,16 @@ def write(place: str, content: bytes) -> None:
             raise StorageError(str(error)) from None
     else:
         _patiently(lambda: file_system.pipe_file(path, content), place)
+
+
+def names(folder: str) -> list[str]:
+    """Where the files of a folder are, sorted; none where there is no such folder."""
+    file_system, path = locate(folder)
+    if not _patiently(lambda: file_system.isdir(path), folder):
+        return []
+    listed = _patiently(lambda: file_system.ls(path, detail=False), folder)
+    local = isinstance(file_system, LocalFileSystem)
+    return sorted(name if local else file_system.unstrip_protocol(name) for name in listed)
 
 
 def _patiently(attempt: Callable[[], Result], place: str) -> Result:

@@ -1,0 +1,105 @@
+"""On Ray, as a user runs it: processes killed at the worst moments, and the command again."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from impasto import batch
+from impasto.commands.stylize_many import stylize_many
+from impasto.errors import UserError
+from impasto.folder import REPORT
+from impasto.job import Job
+from impasto.mass.report import FOLDER
+
+from .conftest import ROOT, noise_image
+
+pytest.importorskip("ray", reason="takes Ray: pip install -e '.[ray]'")
+
+IMAGES = 60
+BAD = "7.png"
+
+
+def records(out: Path) -> list[dict]:
+    lines = [line for part in sorted((out / FOLDER).glob("*.jsonl")) for line in part.read_text().splitlines(True)]
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def wait_for(out: Path, more: int, process: subprocess.Popen) -> list[dict]:
+    while len(found := records(out)) < more:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    return found
+
+
+def test_killed_and_run_again_each_photo_has_its_picture_once(network_file, tmp_path):
+    """First the driver is killed, and with it all that it started; then, in the second run, a worker."""
+    (tmp_path / "in").mkdir()
+    for index in range(IMAGES):
+        noise_image(90 + index, 100, index).save(tmp_path / "in" / f"{index}.png")
+    (tmp_path / "in" / BAD).write_bytes(b"no image")
+    out, words = tmp_path / "out", [f"ckpt={network_file}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
+    words += ["device=cpu", "precision=float32", "workers=2", "batch=2", "json=true"]
+    command = [sys.executable, str(ROOT / "scripts" / "stylize_many.py"), *words]
+
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = len(wait_for(out, 4, first))
+    started = psutil.Process(first.pid).children(recursive=True)
+    first.kill()
+    first.communicate()
+    assert done < IMAGES
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+
+    found = len(records(out))
+    before = [record for record in records(out) if record["status"] == "done"]
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker = wait_for(out, found + 2, second)[-1]["worker"]
+    os.kill(int(worker.partition(":")[2]), signal.SIGKILL)
+    assert len(records(out)) < IMAGES
+    stdout, stderr = second.communicate(timeout=200)
+    assert second.returncode == 1  # of the bad one
+    known = r"Workers: 2|warning: skipped: .*7.png' is not an|60 images: |error: 1 of 60"  # nothing of Ray's
+    assert all(re.match(known, line) for line in stderr.splitlines()), stderr
+    told = json.loads(stdout)
+    assert (told["done"], told["skipped"], told["failed"]) == (IMAGES - 1 - len(before), len(before), 1)
+    good = [record["output"] for record in records(out) if record["status"] == "done"]
+    assert sorted(good) == sorted(f"{index}.png" for index in range(IMAGES) if f"{index}.png" != BAD)
+
+    with pytest.raises(UserError, match="1 of 60"):
+        batch.run(Job(device="cpu", precision="float32"), [network_file], str(tmp_path / "in"), str(tmp_path / "alone"))
+    written = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir() if path.name != REPORT}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["output=out", "workers=0"], "workers=0 should be at least 1"),
+        ([], "output=… is missing"),
+        (["output=out", "smooth=0.5"], "smooth= is of videos"),
+        (["output=out", "format=xyz"], "its suffix should be one of"),
+        (["output=out", "ckpt=all"], "6 networks: one at a time"),
+        (["output=oss://bucket/out"], "pip install ossfs"),
+        (["output=out", "address=127.0.0.1:1"], "there is no Ray cluster at address='127.0.0.1:1'"),
+        (["output=out", "address=nowhere"], "it is HOST:PORT of its head, or auto"),
+    ],
+)
+def test_mistakes_are_named_before_ray_starts(photos, tmp_path, monkeypatch, words, line):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=line):
+        stylize_many(["ckpt=starry_night", f"input={photos}", *words])
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_it_says_what_to_install(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'pip install -e "\.\[ray\]"'):
+        stylize_many(["ckpt=starry_night", f"input={photos}", f"output={tmp_path / 'out'}"])
