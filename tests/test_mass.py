@@ -194,6 +194,17 @@ def test_a_worker_paints_as_one_process_does(painter, photos, network_file, tmp_
     assert not list(tmp_path.rglob("*tmp*"))
 
 
+def test_the_input_is_never_written_over(painter, photos):
+    before = {path: path.read_bytes() for path in photos.rglob("*.*")}
+    with pytest.raises(UserError, match="its images would be written over"):
+        list(Source(str(photos), f"{photos}/"))
+    (photos / "list.txt").write_text("a.jpg\nlink/a.jpg\n")
+    (photos / "link").symlink_to(photos)
+    for record in given(painter(output=photos), Source(str(photos / "list.txt"), str(photos))):
+        assert "would be written over" in record["error"]
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_what_is_done_is_left_out_what_changed_is_not(painter, photos, tmp_path):
     source, out = Source(str(photos), str(tmp_path / "out")), tmp_path / "out"
 

@@ -116,9 +116,11 @@ class Painter:
         if size > self.job.megapixels * 1e6 * PIXEL_BYTES + HEADER_BYTES:
             limit = f"max_megapixels={self.job.megapixels:g}"
             raise UserError(f"{entry.source!r} has {size / 1e9:.1f} GB, too many for {limit}")
+        target = f"{self.output}/{entry.name}"
+        if storage.same(entry.source, target):
+            raise UserError(f"{entry.source!r} would be written over")
         content = storage.read(entry.source) if version is None else None
         mark = hash64(entry.name, version or sha256(content or b"").hexdigest(), look.key)
-        target = f"{self.output}/{entry.name}"
         if is_marked(self.done, mark) and storage.exists(target):
             return {"status": "skipped", "mark": mark}
         content = storage.read(entry.source) if content is None else content

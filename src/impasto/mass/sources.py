@@ -65,23 +65,16 @@ class Source:
         return kind
 
     def _folder(self) -> Iterator[Entry]:
-        file_system, root = storage.locate(self.place)
-        output_system, output = storage.locate(self.output)
-        inside = f"{output.rstrip('/')}/" if output_system == file_system else None  # an earlier output is no input
-        local = storage.is_local(self.place)
-        if local:
-            files: Iterator[str] = (str(path) for path in find_images(root))
+        place, output = self.place.rstrip("/"), self.output.rstrip("/")
+        if storage.same(place, output):
+            raise UserError(f"output={self.output!r} is the input folder: its images would be written over")
+        if storage.is_local(place):
+            names = (path.relative_to(place).as_posix() for path in find_images(place))
         else:
-            files = (
-                f"{folder}/{name}"
-                for folder, _, names in file_system.walk(root)
-                for name in sorted(names)
-                if PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-            )
-        for path in files:
-            if inside is None or not path.startswith(inside):
-                name = path.removeprefix(root).lstrip("/")
-                yield self._entry(path if local else file_system.unstrip_protocol(path), name, None)
+            names = (name for name in storage.walk(place) if _is_image(name))
+        for name in names:
+            if not f"{place}/{name}".startswith(f"{output}/"):  # an earlier output is no input
+                yield self._entry(f"{place}/{name}", name, None)
 
     def _manifest(self, kind: str) -> Iterator[Entry]:
         base = self.place.rpartition("/")[0]
@@ -110,6 +103,11 @@ class Source:
         if any(len(part.encode("utf-8", "surrogateescape")) > NAME_BYTES for part in path.parts):
             return Entry(source, "", f"{source!r} has too long a name for its result's")
         return Entry(source, str(path))
+
+
+def _is_image(path: str) -> bool:
+    name = PurePosixPath(path)
+    return name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
 
 
 def hash64(*texts: str) -> int:

@@ -1,7 +1,8 @@
 """Files wherever fsspec reaches: local paths and URLs alike, read and written whole."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +80,24 @@ def write(place: str, content: bytes) -> None:
             raise StorageError(str(error)) from None
     else:
         _patiently(lambda: file_system.pipe_file(path, content), place)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether both are one file, by whatever way."""
+    (first, path), (second, other_path) = locate(one), locate(other)
+    if isinstance(first, LocalFileSystem) and isinstance(second, LocalFileSystem):
+        return os.path.exists(path) and os.path.exists(other_path) and os.path.samefile(path, other_path)
+    return first == second and path == other_path
+
+
+def walk(folder: str) -> Iterator[str]:
+    """Every file at any depth, relative to the folder, sorted within each. Raises `StorageError`."""
+    file_system, root = locate(folder)
+    try:
+        for place, _, names in file_system.walk(root, on_error="raise"):
+            yield from (f"{place}/{name}".removeprefix(root).lstrip("/") for name in sorted(names))
+    except Exception as error:  # stores' errors have no common base
+        raise StorageError(f"{folder!r} cannot be listed: {one_line(error)}") from None
 
 
 def names(folder: str) -> list[str]:
