@@ -6,7 +6,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,9 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        ray.init(
-            **place, logging_level=logging.INFO if workers.verbose else logging.CRITICAL, log_to_driver=workers.verbose
-        )
+        level = logging.INFO if workers.verbose else logging.CRITICAL
+        with nullcontext() if workers.verbose else _hushed():
+            ray.init(**place, logging_level=level, log_to_driver=workers.verbose)
         yield
     except (ConnectionError, RuntimeError, ValueError) as error:
         if ray.is_initialized():
@@ -64,6 +64,19 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what Ray's C++ says on stderr of the log level that it was given."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _check_address(address: str) -> None:

@@ -34,7 +34,7 @@ def stylize_many(
 
     Raises `UserError`: for what cannot be reached; at the end, where a picture failed.
     """
-    if importlib.util.find_spec("ray") is None:
+    if any(importlib.util.find_spec(package) is None for package in ("ray", "pyarrow")):  # of ray[data]
         raise UserError('this takes Ray, which is not installed: pip install -e ".[ray]"')
     summary = Summary(*survey(source))
     done = done_before(source.output, "check" if verify else "mark")
@@ -111,7 +111,7 @@ def _records(
 
     calls = cores + 1 if gpus else CALLS  # decoding for a GPU takes more than one thread
     records = (
-        ray.data.from_items([{}])
+        ray.data.from_items([{"source": source.place}])  # one row, of which `batches` makes all
         .flat_map(batches, num_cpus=0)
         .map(
             worker,
