@@ -47,6 +47,7 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
         place = {"address": workers.address}
 
     import ray
+    import ray.data  # which sets its loggers up
 
     if not workers.verbose:
         for name in ("ray", "ray.data"):
