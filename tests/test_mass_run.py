@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from impasto.mass.report import FOLDER
 
 from .conftest import ROOT, noise_image
 
-pytest.importorskip("ray", reason="takes Ray: pip install -e '.[ray]'")
+takes_ray = pytest.mark.skipif(find_spec("ray") is None, reason='takes Ray: pip install -e ".[ray]"')
 
 IMAGES = 60
 BAD = "7.png"
@@ -39,6 +40,7 @@ def wait_for(out: Path, more: int, process: subprocess.Popen) -> list[dict]:
     return found
 
 
+@takes_ray
 def test_killed_and_run_again_each_photo_has_its_picture_once(network_file, tmp_path):
     """First the driver is killed, and with it all that it started; then, in the second run, a worker."""
     (tmp_path / "in").mkdir()
@@ -79,6 +81,7 @@ def test_killed_and_run_again_each_photo_has_its_picture_once(network_file, tmp_
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir() if path.name != REPORT}
 
 
+@takes_ray
 @pytest.mark.parametrize(
     ("words", "line"),
     [

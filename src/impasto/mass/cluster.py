@@ -43,7 +43,6 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
         place: dict[str, Any] = {"address": "local", "num_cpus": cpus, "object_store_memory": store_bytes}
         place["include_dashboard"] = False
     else:
-        _check_address(workers.address)
         place = {"address": workers.address}
 
     import ray
@@ -80,11 +79,11 @@ def _hushed() -> Iterator[None]:
         os.close(kept)
 
 
-def _check_address(address: str) -> None:
+def check_address(address: str | None) -> None:
     """Raise `UserError` at once for an address at which nobody answers: Ray would wait for a minute."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address == "auto":
+    if address is None or address == "auto":
         return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), PORT_SECONDS).close()
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from impasto.errors import UserError
 from impasto.job import Job, json_line
-from impasto.mass.cluster import Workers, running, shares
+from impasto.mass.cluster import Workers, check_address, running, shares
 from impasto.mass.painting import Begun, Ledger, Painter, Verifier
 from impasto.mass.report import STATUSES, Report, Summary, done_before
 from impasto.mass.sources import Source, survey
@@ -36,6 +36,7 @@ def stylize_many(
     """
     if any(importlib.util.find_spec(package) is None for package in ("ray", "pyarrow")):  # of ray[data]
         raise UserError('this takes Ray, which is not installed: pip install -e ".[ray]"')
+    check_address(workers.address)
     summary = Summary(*survey(source))
     done = done_before(source.output, "check" if verify else "mark")
     report = Report(source.output)
