@@ -23,7 +23,7 @@ Stylize more images than one process, or one machine, should: over Ray Data, her
   output=PATH|URL   a folder; what is in it already, of the same photo, network and options, is not done again
   workers=N         processes, each with the network; default: one for each GPU, else one for each group of cores
   cores=N           of each worker; default: 1, or its share of a machine with GPUs
-  batch=16          images that a worker is given at once, which is what is done anew where a worker dies
+  batch=8           images that a worker is given at once, which is what is done anew where a worker dies
   address=HOST:PORT of a Ray cluster, or auto; default: Ray is started here, and ends with the command. On a cluster
                     every machine needs Impasto, and sees the paths of images, networks and output
   verify=true       paints nothing: reads every result and compares it with the report; what is lost, the next run
@@ -46,7 +46,7 @@ class StylizeManyOptions(StylizeOptions):
 
     workers: int | None = None
     cores: int | None = None
-    batch: int = 16
+    batch: int = 8
     address: str | None = None
     verify: bool = False
     verbose: bool = False

@@ -23,7 +23,7 @@ class Workers:
 
     number: int | None = None
     cores: int | None = None
-    batch: int = 16
+    batch: int = 8
     address: str | None = None
     verbose: bool = False
 
@@ -36,6 +36,7 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
         os.environ |= {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     folder = None
     if workers.address is None:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves workers on a shared machine
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         cpus = max(cpus, (workers.number or 1) * (workers.cores or 1))  # more than there are may be asked for
         folder = tempfile.mkdtemp(prefix="ray")
