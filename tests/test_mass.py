@@ -6,6 +6,7 @@ import tracemalloc
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import fsspec
 import numpy as np
@@ -290,6 +291,17 @@ def test_a_damaged_network_and_a_full_disk_are_told_apart_from_bad_photos(painte
     (tmp_path / "file").write_bytes(b"")
     records = given(painter(output=tmp_path / "file" / "out"), entries)
     assert all(record["storage"] and "cannot write" in record["error"] for record in records)
+    monkeypatch.setattr("impasto.mass.painting.read_content", lambda *_: 1 / 0)  # a bug of ours
+    (record, *_) = given(painter(), entries)
+    assert record["error"] == f"'{photos / 'a.jpg'}': ZeroDivisionError: division by zero"
+
+
+def test_a_store_that_does_not_answer_loses_nothing(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "WAITS", ())
+    late = Mock(side_effect=TimeoutError)
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.cat_file", late)
+    records = given(Verifier(str(photos), NOTHING), Source(str(photos), "/out"))
+    assert {(record["status"], record["storage"]) for record in records} == {("failed", True)}
 
 
 def test_a_file_too_large_is_not_read(painter, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from impasto.animation import Animation
 from impasto.engines import TiledEngine
-from impasto.errors import UserError
+from impasto.errors import UserError, one_line
 from impasto.job import Job, Look, looks, read_content, write_result
 from impasto.mass import storage
 from impasto.mass.sources import Entry, hash64
@@ -107,6 +107,8 @@ class Painter:
         except UserError as error:
             said = str(error).replace("the stream", repr(entry.source))
             record |= {"status": "failed", "error": said if entry.source in said else f"{entry.source!r}: {said}"}
+        except Exception as error:  # a bug of ours, which must not end a run of millions
+            record |= {"status": "failed", "error": f"{entry.source!r}: {type(error).__name__}: {one_line(error)}"}
         if careful:
             self.ledger.end(entry.identity)
         return record
@@ -149,7 +151,7 @@ class Verifier:
         self.output, self.checks, self.name = output.rstrip("/"), checks, f"{platform.node()}:{os.getpid()}"
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The records of a batch: `verified`, or `lost`, which the next run paints anew."""
+        """The records of a batch: `verified`; `lost`, which the next run paints anew; `failed` where storage does."""
         begun = time.time()
         records = [self._record(Entry(*fields)) for fields in json.loads(row["batch"])]
         return {"records": json.dumps([{**record, "worker": self.name, "begun": begun} for record in records])}
@@ -164,6 +166,8 @@ class Verifier:
                 raise UserError(f"{entry.name!r} is not the picture that the report tells of")
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
+        except storage.StorageError as error:  # which says nothing of the result
+            return record | {"status": "failed", "error": str(error), "storage": True}
         except (UserError, OSError, SyntaxError, ValueError) as error:  # as Pillow's are for damaged files
             return record | {"status": "lost", "error": str(error)}
         return record | {"status": "verified", "bytes": [len(content), 0]}
