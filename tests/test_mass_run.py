@@ -106,3 +106,11 @@ def test_without_ray_it_says_what_to_install(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[ray\]"'):
         stylize_many(["ckpt=starry_night", f"input={photos}", f"output={tmp_path / 'out'}"])
+
+
+def test_help_is_short_and_imports_neither_ray_nor_torch():
+    code = "import sys, impasto.commands.stylize_many as it; print(it.USAGE, {'ray', 'torch'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.count("python scripts/stylize_many.py") == 4
+    assert result.stdout.endswith("set()\n")
+    assert len(result.stdout.splitlines()) < 42
