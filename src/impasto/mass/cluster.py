@@ -19,10 +19,6 @@ QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # all that its machines say, as of workers that died, on standard output
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-LOCAL = {
-    "RAY_worker_niceness": "0",  # its own 15 starves workers on a machine that does other work
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # until the last of its processes ends, where the driver is killed
-}
 PORT_SECONDS = 5.0  # to wait for a cluster's address
 
 
@@ -39,13 +35,16 @@ class Workers:
 
 @contextmanager
 def running(workers: Workers, store_bytes: int) -> Iterator[None]:
-    """Ray, started here or joined where it runs, silent, and gone at the end. Raises `UserError`."""
+    """Ray, started here or joined where it runs, silent, and gone at the end. Raises `UserError`.
+
+    Started here, it also ends where this process is killed: two agents that are idle, a minute later.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if not workers.verbose:
         os.environ |= QUIET
     folder = None
     if workers.address is None:
-        os.environ |= LOCAL
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves workers on a machine with other work
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         cpus = max(cpus, (workers.number or 1) * (workers.cores or 1))  # more than there are may be asked for
         folder = tempfile.mkdtemp(prefix="ray")
