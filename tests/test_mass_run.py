@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,8 +43,10 @@ def wait_for(out: Path, more: int, process: subprocess.Popen) -> list[dict]:
 
 
 @takes_ray
-def test_killed_and_run_again_each_photo_has_its_picture_once(network_file, tmp_path):
+def test_killed_and_run_again_each_photo_has_its_picture_once(network_file, tmp_path, monkeypatch):
     """First the driver is killed, and with it all that it started; then, in the second run, a worker."""
+    short = tempfile.mkdtemp(prefix="r")  # what a killed driver leaves
+    monkeypatch.setenv("TMPDIR", short)
     (tmp_path / "in").mkdir()
     for index in range(IMAGES):
         noise_image(90 + index, 100, index).save(tmp_path / "in" / f"{index}.png")
@@ -77,6 +81,7 @@ def test_killed_and_run_again_each_photo_has_its_picture_once(network_file, tmp_
         batch.run(Job(device="cpu", precision="float32"), [network_file], str(tmp_path / "in"), str(tmp_path / "alone"))
     _, alive = psutil.wait_procs(started, timeout=100)  # its agents wait for a minute
     assert not alive
+    shutil.rmtree(short)
 
     written = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir() if path.name != REPORT}

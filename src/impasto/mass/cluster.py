@@ -19,6 +19,7 @@ QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # all that its machines say, as of workers that died, on standard output
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+FOLDER_CHARACTERS = 20  # of that for temporary files: Ray's sockets in it must have fewer than 104
 PORT_SECONDS = 5.0  # to wait for a cluster's address
 
 
@@ -47,7 +48,8 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves workers on a machine with other work
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         cpus = max(cpus, (workers.number or 1) * (workers.cores or 1))  # more than there are may be asked for
-        folder = tempfile.mkdtemp(prefix="ray")
+        roomy = len(tempfile.gettempdir()) <= FOLDER_CHARACTERS or not os.path.isdir("/tmp")
+        folder = tempfile.mkdtemp(prefix="ray", dir=None if roomy else "/tmp")
         os.environ["RAY_TMPDIR"] = folder
         place: dict[str, Any] = {"address": "local", "num_cpus": cpus, "object_store_memory": store_bytes}
         place["include_dashboard"] = False
