@@ -70,7 +70,8 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         if ray.is_initialized():
             raise
-        raise UserError(f"Ray does not start, or not at address={workers.address}: {one_line(error)}") from None
+        where = "does not start" if workers.address is None else f"cannot be joined at address={workers.address}"
+        raise UserError(f"Ray {where}: {one_line(error.__cause__ or error)}") from None
     finally:
         ray.shutdown()
         if folder is not None:
