@@ -43,6 +43,7 @@ def wait_for(out: Path, more: int, process: subprocess.Popen) -> list[dict]:
 
 
 @takes_ray
+@pytest.mark.timeout(600)  # a dozen processes start twice, beside other tests
 def test_killed_and_run_again_each_photo_has_its_picture_once(network_file, tmp_path, monkeypatch):
     """First the driver is killed, and with it all that it started; then, in the second run, a worker."""
     short = tempfile.mkdtemp(prefix="r")  # what a killed driver leaves
@@ -68,7 +69,7 @@ def test_killed_and_run_again_each_photo_has_its_picture_once(network_file, tmp_
     worker = wait_for(out, found + 2, second)[-1]["worker"]
     os.kill(int(worker.partition(":")[2]), signal.SIGKILL)
     assert len(records(out)) < IMAGES
-    stdout, stderr = second.communicate(timeout=200)
+    stdout, stderr = second.communicate(timeout=400)
     assert second.returncode == 1  # of the bad one
     known = r"Workers: 2|warning: skipped: .*7.png' is not an|60 images: |error: 1 of 60"  # nothing of Ray's
     assert all(re.match(known, line) for line in stderr.splitlines()), stderr
