@@ -3,15 +3,14 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -19,7 +18,9 @@ from impasto import batch
 from impasto.commands.stylize_many import stylize_many
 from impasto.errors import UserError
 from impasto.job import Job
-from impasto.mass.report import FOLDER
+from impasto.mass.painting import Ledger, Painter
+from impasto.mass.report import FOLDER, Report
+from impasto.mass.sources import Source
 from impasto.picture import read_picture
 
 from .conftest import ROOT, noise_image
@@ -32,7 +33,7 @@ BAD = "7.png"
 
 def records(out: Path) -> list[dict]:
     lines = [line for part in sorted((out / FOLDER).glob("*.jsonl")) for line in part.read_text().splitlines(True)]
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # not half a line
 
 
 def wait_for(out: Path, more: int, process: subprocess.Popen) -> list[dict]:
@@ -43,47 +44,48 @@ def wait_for(out: Path, more: int, process: subprocess.Popen) -> list[dict]:
 
 
 @takes_ray
-@pytest.mark.timeout(600)  # a dozen processes start twice, beside other tests
-def test_killed_and_run_again_each_photo_has_its_picture_once(network_file, tmp_path, monkeypatch):
-    """First the driver is killed, and with it all that it started; then, in the second run, a worker."""
-    short = tempfile.mkdtemp(prefix="r")  # what a killed driver leaves
-    monkeypatch.setenv("TMPDIR", short)
+@pytest.mark.timeout(600)  # a dozen processes start, beside other tests
+def test_after_kills_each_photo_has_its_picture_once(network_file, tmp_path):
+    """One run was killed; in the next, a worker is, and another takes its work over."""
     (tmp_path / "in").mkdir()
     for index in range(IMAGES):
         noise_image(90 + index, 100, index).save(tmp_path / "in" / f"{index}.png")
     (tmp_path / "in" / BAD).write_bytes(b"no image")
-    out, words = tmp_path / "out", [f"ckpt={network_file}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
-    words += ["device=cpu", "precision=float32", "batch=2", "json=true"]
-    command = [sys.executable, str(ROOT / "scripts" / "stylize_many.py"), *words]
+    out, job = tmp_path / "out", Job(device="cpu", precision="float32")
+    entries = [entry for entry in Source(str(tmp_path / "in"), str(out)) if entry.name != BAD]
+    painter = Painter(job, [network_file], str(out), np.array([], np.uint64), Ledger(), sharers=1)
+    report = Report(str(out))
+    report.add(json.loads(painter({"batch": json.dumps(entries[:10])})["records"]))
+    report.close()
+    painter({"batch": json.dumps(entries[10:12])})  # written, but its records were lost
+    with next((out / FOLDER).iterdir()).open("a") as file:
+        file.write('{"half a li')
 
-    first = subprocess.Popen([*command, "workers=1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    done = len(wait_for(out, 4, first))
-    started = psutil.Process(first.pid).children(recursive=True)
-    first.kill()
-    first.communicate()
-    assert done < IMAGES
-
-    found = len(records(out))
-    before = [record for record in records(out) if record["status"] == "done"]
-    second = subprocess.Popen([*command, "workers=2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    worker = wait_for(out, found + 2, second)[-1]["worker"]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "stylize_many.py"),
+        f"ckpt={network_file}",
+        f"input={tmp_path}/in",
+    ]
+    command += [f"output={out}", "device=cpu", "precision=float32", "workers=2", "batch=2", "json=true"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker = wait_for(out, 12, process)[-1]["worker"]
+    started = psutil.Process(process.pid).children(recursive=True)
     os.kill(int(worker.partition(":")[2]), signal.SIGKILL)
     assert len(records(out)) < IMAGES
-    stdout, stderr = second.communicate(timeout=400)
-    assert second.returncode == 1  # of the bad one
+    stdout, stderr = process.communicate(timeout=400)
+    assert process.returncode == 1  # of the bad one
     known = r"Workers: 2|warning: skipped: .*7.png' is not an|60 images: |error: 1 of 60"  # nothing of Ray's
     assert all(re.match(known, line) for line in stderr.splitlines()), stderr
     told = json.loads(stdout)
-    assert (told["done"], told["skipped"], told["failed"]) == (IMAGES - 1 - len(before), len(before), 1)
+    assert (told["done"], told["skipped"], told["failed"]) == (IMAGES - 11, 10, 1)
     good = [record["output"] for record in records(out) if record["status"] == "done"]
-    assert sorted(good) == sorted(f"{index}.png" for index in range(IMAGES) if f"{index}.png" != BAD)
+    assert sorted(good) == sorted(entry.name for entry in entries)
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
 
     with pytest.raises(UserError, match="1 of 60"):
-        batch.run(Job(device="cpu", precision="float32"), [network_file], str(tmp_path / "in"), str(tmp_path / "alone"))
-    _, alive = psutil.wait_procs(started, timeout=100)  # its agents wait for a minute
-    assert not alive
-    shutil.rmtree(short)
-
+        batch.run(job, [network_file], str(tmp_path / "in"), str(tmp_path / "alone"))
     for name in good:  # as one process alone has it, whose threads may round otherwise
         alone, here = (read_picture(folder / name).pixels.astype(int) for folder in (tmp_path / "alone", out))
         assert abs(alone - here).max() <= 1
