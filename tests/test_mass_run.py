@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from impasto import batch
-from impasto.commands.stylize_many import stylize_many
+from impasto.commands.stylize import job_of
+from impasto.commands.stylize_many import StylizeManyOptions, stylize_many
 from impasto.errors import UserError
-from impasto.job import Job
 from impasto.mass.painting import Ledger, Painter
 from impasto.mass.report import FOLDER, Report
 from impasto.mass.sources import Source
@@ -51,7 +51,7 @@ def test_after_kills_each_photo_has_its_picture_once(network_file, tmp_path):
     for index in range(IMAGES):
         noise_image(90 + index, 100, index).save(tmp_path / "in" / f"{index}.png")
     (tmp_path / "in" / BAD).write_bytes(b"no image")
-    out, job = tmp_path / "out", Job(device="cpu", precision="float32")
+    out, job = tmp_path / "out", job_of(StylizeManyOptions(device="cpu", precision="float32"))
     entries = [entry for entry in Source(str(tmp_path / "in"), str(out)) if entry.name != BAD]
     painter = Painter(job, [network_file], str(out), np.array([], np.uint64), Ledger(), sharers=1)
     report = Report(str(out))
