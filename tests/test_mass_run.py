@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from impasto import batch
+from impasto import batch, cli
 from impasto.commands.stylize import job_of
 from impasto.commands.stylize_many import StylizeManyOptions, stylize_many
 from impasto.errors import UserError
@@ -29,6 +29,7 @@ takes_ray = pytest.mark.skipif(find_spec("ray") is None, reason='takes Ray: pip 
 
 IMAGES = 60
 BAD = "7.png"
+ON_CPU = ["device=cpu", "precision=float32"]
 
 
 def records(out: Path) -> list[dict]:
@@ -51,7 +52,7 @@ def test_after_kills_each_photo_has_its_picture_once(network_file, tmp_path):
     for index in range(IMAGES):
         noise_image(90 + index, 100, index).save(tmp_path / "in" / f"{index}.png")
     (tmp_path / "in" / BAD).write_bytes(b"no image")
-    out, job = tmp_path / "out", job_of(StylizeManyOptions(device="cpu", precision="float32"))
+    out, job = tmp_path / "out", job_of(cli.parse(["ckpt=", "input=", *ON_CPU], StylizeManyOptions))
     entries = [entry for entry in Source(str(tmp_path / "in"), str(out)) if entry.name != BAD]
     painter = Painter(job, [network_file], str(out), np.array([], np.uint64), Ledger(), sharers=1)
     report = Report(str(out))
@@ -67,7 +68,7 @@ def test_after_kills_each_photo_has_its_picture_once(network_file, tmp_path):
         f"ckpt={network_file}",
         f"input={tmp_path}/in",
     ]
-    command += [f"output={out}", "device=cpu", "precision=float32", "workers=2", "batch=2", "json=true"]
+    command += [f"output={out}", *ON_CPU, "workers=2", "batch=2", "json=true"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     worker = wait_for(out, 12, process)[-1]["worker"]
     started = psutil.Process(process.pid).children(recursive=True)
