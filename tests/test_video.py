@@ -405,13 +405,13 @@ def test_a_network_that_fails_amid_a_film_ends_it(stylize, tmp_path, monkeypatch
     """In a thread: the error comes out as it is, and no thread is left."""
     source, painted = make_clip(tmp_path / "in.mp4"), []
 
-    def paint(self, picture, controls):
-        painted.append(picture)
+    def paint_all(self, pictures, controls):
+        painted.extend(pictures)
         if len(painted) == 8:
             raise UserError("memory is full")
-        return picture
+        return pictures
 
-    monkeypatch.setattr("impasto.stylizer.Stylizer.paint", paint)
+    monkeypatch.setattr("impasto.stylizer.Stylizer.paint_all", paint_all)
     with pytest.raises(UserError, match="memory is full"):
         stylize(source, tmp_path / "out.mp4")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]

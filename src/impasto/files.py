@@ -8,6 +8,9 @@ from pathlib import Path
 
 from impasto.errors import UserError
 
+UMASK = os.umask(0)  # read once: reading it sets it, for a moment, for all threads
+os.umask(UMASK)
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -25,9 +28,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())  # before the rename, or a power cut can leave an empty file
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private
+        temporary.chmod(0o666 & ~UMASK)  # mkstemp's files are private
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:

@@ -3,11 +3,15 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
 from impasto import cli
 from impasto.errors import UserError
+
+if TYPE_CHECKING:
+    from impasto.job import Job
 
 USAGE = """
 Stylize an image, every image under a folder, or a video, in one forward pass each.
@@ -81,20 +85,26 @@ def stylize(words: list[str]) -> None:
     if options.json or options.output == "-":
         cli.log_to(sys.stderr)  # stdout is for machines
 
+    from impasto.batch import run  # takes a while: mistakes above are answered at once
+    from impasto.styles import find_checkpoints
+
+    run(job_of(options), find_checkpoints(options.ckpt), options.input, options.output, options.json)
+
+
+def job_of(options: StylizeOptions) -> "Job":
+    """What the options ask to be done to each image. Raises `UserError` for a value out of its range."""
     from PIL import Image
 
-    from impasto.batch import run  # takes a while: mistakes above are answered at once
     from impasto.controls import Controls
     from impasto.job import Job
     from impasto.picture_files import MEGAPIXELS
-    from impasto.styles import find_checkpoints
 
     controls = Controls(options.strength, options.preserve_color, options.size, options.stroke, options.upscale)
     if options.max_megapixels > MEGAPIXELS:
         Image.MAX_IMAGE_PIXELS = int(options.max_megapixels * 1e6)  # of Pillow, which refuses the double by itself
     if not 1 <= options.quality <= 100:
         raise UserError(f"quality={options.quality} should be in 1…100")
-    job = Job(
+    return Job(
         controls=controls,
         mask=None if options.mask is None else Path(options.mask),
         feather=options.feather,
@@ -108,7 +118,6 @@ def stylize(words: list[str]) -> None:
         tile=options.tile,
         exact=options.exact,
     )
-    run(job, find_checkpoints(options.ckpt), options.input, options.output, options.json)
 
 
 def main() -> None:

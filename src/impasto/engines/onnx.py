@@ -1,6 +1,7 @@
 """An exported graph in ONNX Runtime: no torch, so the process starts in a fraction of the time."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ class OnnxEngine:
             raise UserError(f"device={device}: this ONNX Runtime runs on {', '.join(map(str, present))}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what is fatal: errors are raised, too
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one for each core
         # a thread that spins while it waits takes its core from the decoder
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

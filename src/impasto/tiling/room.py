@@ -14,6 +14,14 @@ PASS_BYTES = {"float32": 18, "bfloat16": 10}
 RGB_BYTES = 24  # a pixel of the picture before and after, in float32
 FIXED_BYTES = 256 << 20  # what the libraries take beside
 
+_sharers = 1
+
+
+def share_memory(processes: int) -> None:
+    """Count on only this part of the CPU's memory from now on, as so many processes stylize on this machine."""
+    global _sharers
+    _sharers = processes
+
 
 def memory_of_pass(height: int, width: int, channels: int, precision: str) -> int:
     """Bytes that one pass over the whole takes; `channels` is the network's width, `precision` float32 or bfloat16."""
@@ -39,7 +47,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    return min([psutil.virtual_memory().available, *_below_address_limit(), *_below_group_limits()])
+    return min([psutil.virtual_memory().available, *_below_address_limit(), *_below_group_limits()]) // _sharers
 
 
 def _below_address_limit() -> list[int]:
