@@ -25,6 +25,8 @@ from impasto.checkpoint import load_training_checkpoint, save_network
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
 from impasto.files import whole_file, write_text
+from impasto.guards import explained, guard
+from impasto.guards.batch_size import with_batch_size
 from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
 from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
@@ -53,6 +55,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
         raise UserError(f"style.name={name!r} should do as a file name")
     resumed = _resumed(config["resume"], run_dir)
+    config = with_batch_size(config, resumed[1]["batch_size"] if resumed else None)
     module, painting = _module(config)
     if resumed:
         _check_same_network(resumed, module)
@@ -65,7 +68,9 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         "validation": len(data.validation),
     }
     images_seen = resumed[1]["images_seen"] if resumed else 0
-    trainer = _trainer(config, run_dir, data, painting, images_seen, resumed[1]["step"] if resumed else 0)
+    guards = guard(config, run_dir, module, data)
+    step = resumed[1]["step"] if resumed else 0
+    trainer = _trainer(config, run_dir, data, painting, images_seen, step, guards)
     compiled = worth_compiling(config["trainer"], module.images - images_seen)
     if trainer.precision == "bf16-mixed":
         module.objective.loss.vgg.round_kernels(torch.bfloat16)
@@ -80,7 +85,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         if compiled:
             module.net.compile()
             module.objective.loss.compile()
-        _fit(trainer, module, data, run_dir, resumed[0] if resumed else None)
+        _fit(config, trainer, module, data, run_dir, resumed[0] if resumed else None)
     exported = run_dir / f"{name}.safetensors"
     if trainer.is_global_zero:
         save_network(exported, module.net, {**module.record, "images_seen": module.images_seen})
@@ -142,6 +147,7 @@ def _trainer(
     painting: Any,
     images_seen: int,
     step: int,
+    guards: list[Callback],
 ) -> pl.Trainer:
     options = config["trainer"]
     for key, least in (("log_every", 1), ("num_nodes", 1), ("gradient_clip", 0)):
@@ -153,6 +159,7 @@ def _trainer(
     remaining = max(0, -(-(config["schedule"]["images"] - images_seen) // batch))
     validate_every = min(max(1, config["validation"]["every"] // batch), max(1, remaining))
     callbacks: list[Callback] = [
+        *guards,
         StylizedPictures(data.validation, max(data.image_size, 256), run_dir),
         StyleTarget(painting),
         Throughput(),
@@ -197,6 +204,7 @@ def _trainer(
 
 
 def _fit(
+    config: dict[str, Any],
     trainer: pl.Trainer,
     module: StyleTransferModule,
     data: ContentDataModule,
@@ -211,13 +219,10 @@ def _fit(
     except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit, after a last checkpoint
         log.warning("stopped at %d images; go on with resume=%s", module.images_seen, shlex.quote(str(run_dir)))
         sys.exit(130)
-    except RuntimeError as error:  # torch.OutOfMemoryError, and the CPU allocator's plain RuntimeError
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"data.batch_size={data.batch_size} at data.image_size={data.image_size} takes more memory than there is: "
-            f"try data.batch_size={max(1, data.batch_size // 2)}"
-        ) from None
+    except RuntimeError as error:
+        if problem := explained(error, config, data, module.images_seen):
+            raise problem from None
+        raise
 
 
 def _resumed(resume: str | bool, run_dir: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import platform
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -18,6 +17,7 @@ import torch
 
 from impasto.errors import UserError
 from impasto.files import write_text
+from impasto.hardware import peak_memory
 from impasto.memory import keep_freed_memory
 
 PROCESSES = multiprocessing.get_context("spawn")  # each with its own allocator, caches and compiled code
@@ -64,19 +64,8 @@ def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], kee
             call = connection.recv()
             start = perf_counter()
             result = run(**call)
-            connection.send((perf_counter() - start, peak_memory(), result))
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had, in MB: on the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() // 1_000_000
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where getrusage counts what the parent had when it forked, too
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) // 1000
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1_000_000 if sys.platform == "darwin" else 1000)
+            peak = peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")) // 1_000_000
+            connection.send((perf_counter() - start, peak, result))
 
 
 def alternate(contestants: Sequence[Contestant], repeats: int, warm_up: int = 2) -> dict[str, Any]:
