@@ -1,6 +1,8 @@
 """What this machine's processors and compiler can do."""
 
 import os
+import platform
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -40,6 +42,15 @@ def choose_device(device: str) -> torch.device:
     if not present[device.partition(":")[0]]:
         raise UserError(f"device={device} was asked for, but this machine has none; device=auto takes what there is")
     return torch.device(device)
+
+
+def processor() -> str:
+    """The processor's name."""
+    if Path("/proc/cpuinfo").is_file():  # Linux, where platform does not know it
+        names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if names:
+            return str(names[0])
+    return platform.processor() or platform.machine()
 
 
 def compiler() -> tuple[str, bool]:

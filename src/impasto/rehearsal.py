@@ -34,4 +34,4 @@ class Rehearsal:
         total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        float(total)  # a GPU works on by itself until it is asked for a number
+        total.item()  # a GPU works on by itself until it is asked for a number

@@ -17,7 +17,7 @@ import torch
 
 from impasto.errors import UserError
 from impasto.files import write_text
-from impasto.hardware import peak_memory
+from impasto.hardware import peak_memory, processor
 from impasto.memory import keep_freed_memory
 
 PROCESSES = multiprocessing.get_context("spawn")  # each with its own allocator, caches and compiled code
@@ -107,13 +107,9 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def machine() -> dict[str, Any]:
     """What was measured on."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(":")[2].strip() if names else processor
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
-        "processor": processor,
+        "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         **gpu,

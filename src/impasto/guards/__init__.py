@@ -20,7 +20,9 @@ def guard(
     config: dict[str, Any], run_dir: Path, module: StyleTransferModule, data: ContentDataModule
 ) -> list[Callback]:
     """The callbacks that guard a run. Raises `UserError` for an unknown policy and a disk that the run would fill."""
-    needed = space_needed(module.net, -(-module.images // config["validation"]["every"]))
+    validations = -(-module.images // max(1, config["validation"]["every"]))
+    entries = module.images // data.batch_size // max(1, config["trainer"]["log_every"])
+    needed = space_needed(module.net, max(256, data.image_size), validations, entries)
     check_space(run_dir, needed)
     return [
         Divergence(config["guards"]["on_divergence"]),

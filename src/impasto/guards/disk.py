@@ -15,13 +15,14 @@ from impasto.errors import UserError
 log = logging.getLogger("impasto")
 
 CHECKPOINTS = 4  # three are kept, one is being written
-PICTURES = 3_000_000  # bytes of TensorBoard's events and preview.jpg for each validation: 2.3 MB MEASURED
+PICTURES = 24  # bytes a pixel: four photos and their pictures at each validation, as if PNG saved nothing
+CURVES = 4000  # bytes a log entry: 1.3 kB measured
 
 
-def space_needed(net: nn.Module, validations: int) -> int:
+def space_needed(net: nn.Module, image_size: int, validations: int, entries: int) -> int:
     """Bytes that a run writes and keeps at most: checkpoints with Adam's moments, the network, pictures, curves."""
     weights = 4 * sum(parameter.numel() for parameter in net.parameters())  # float32
-    return (3 * CHECKPOINTS + 1) * weights + validations * PICTURES
+    return (3 * CHECKPOINTS + 1) * weights + validations * PICTURES * image_size**2 + entries * CURVES
 
 
 def free_space(folder: Path) -> int:

@@ -16,7 +16,7 @@ log = logging.getLogger("impasto")
 
 POLICIES = ("lower", "stop")
 WINDOW = 10  # steps between two looks at the losses, which stay on the device until then
-BLOWN_UP = 5.0  # times the lowest level so far; see the class
+BLOWN_UP = 3.0  # times the lowest level so far; see the class
 LOWERED = 0.3  # times the learning rate, after each return
 RETURNS = 3  # at most, until training stops
 
@@ -26,8 +26,9 @@ class Divergence(pl.Callback):
 
     A window of `WINDOW` steps is bad where the median of its losses is above `BLOWN_UP` times the lowest median so far,
     or not finite, as a loss counts whose gradient is not. So single spikes and single NaNs pass: the module leaves out
-    a step without a finite gradient. Over 900 images one at a time, from random weights, medians rise to MEASURED
-    times the lowest. Photos go on: none is shown again. `policy` is `lower`, or `stop` at the first bad window.
+    a step without a finite gradient. Measured, one image at a time: from random weights medians are at most 1.2 times
+    the lowest before, single losses 2.1 times; at a learning rate of 0.1 medians rise to 4 times, at 1 to 25 times.
+    Photos go on: none is shown again. `policy` is `lower`, or `stop` at the first bad window.
 
     All ranks decide alike, by the losses' mean over them. Every checkpoint starts a new window, here as in the run that
     is resumed from it, so that both go on alike; it holds how often the rate has been lowered.
