@@ -15,13 +15,17 @@ from impasto.schedule import Schedule
 LAYERS = {"relu1_1": 1.0, "relu2_1": 1.0}
 
 
-@pytest.fixture
-def module():
+def small_module():
     vgg = VGG19Features(LAYERS)
     loss = PerceptualLoss(vgg, torch.rand(1, 3, 32, 32), LAYERS, {"relu2_1": 1.0})
     net = TransformerNet(width=4, depth=1)
     objective = Objective(loss, LossWeights(content=1, style=1, tv=1, grid=1))
     return StyleTransferModule(net, objective, Schedule(images=100), {"seed": 0})
+
+
+@pytest.fixture
+def module():
+    return small_module()
 
 
 def fit(module, batches, **options):

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
@@ -59,7 +60,7 @@ def diagnose(configs: Mapping[str, Mapping[str, Any]], seconds: float) -> Iterat
     and stylizing, 0 leaves both out.
     """
     for package in PACKAGES:
-        yield _finding(package, lambda name=package: (metadata.version(name), {}), needed=True)
+        yield _finding(package, partial(_version, package), needed=True)
     yield _finding(
         "system", lambda: (f"{platform.system()} {platform.release()}, Python {platform.python_version()}", {})
     )
@@ -69,20 +70,20 @@ def diagnose(configs: Mapping[str, Mapping[str, Any]], seconds: float) -> Iterat
     yield _finding("bfloat16", _bfloat16)
     yield _finding("C++ compiler", _compiler)
     for folder in ("runs", "data"):
-        yield _finding(f"disk at {folder}/", lambda folder=folder: _disk(Path(folder)), needed=folder == "runs")
-    yield _finding("photos", _photos, needed=True)
-    yield _finding("paintings", lambda: _readable(PAINTINGS), needed=True)
+        yield _finding(f"disk at {folder}/", partial(_disk, Path(folder)), needed=folder == "runs")
+    yield _finding("photos", partial(_readable, PHOTOS), needed=True)
+    yield _finding("paintings", partial(_readable, PAINTINGS), needed=True)
     yield _finding("COCO", _coco)
     yield _finding("VGG19, Oxford", _oxford, needed=True)
     yield _finding("VGG19, torchvision", lambda: _downloaded(Path(TORCHVISION_URL).name, "vgg=torchvision"))
     yield _finding("LPIPS", lambda: _downloaded(ALEXNET, "LPIPS in scripts/evaluate.py"))
     for path in sorted(STYLES.glob("*.safetensors")):
-        yield _finding(f"style {path.stem}", lambda path=path: _style(path))
+        yield _finding(f"style {path.stem}", partial(_style, path))
     yield from _extras()
     if seconds > 0:
         for name, config in configs.items():
-            yield _finding(f"schedule={name}", lambda config=config: _training_time(config, seconds), needed=True)
-        yield _finding("stylizing", lambda: _stylizing_time(seconds))
+            yield _finding(f"schedule={name}", partial(_training_time, config, seconds), needed=True)
+        yield _finding("stylizing", partial(_stylizing_time, seconds))
 
 
 def _finding(part: str, look: Callable[[], Answer], needed: bool = False) -> Finding:
@@ -101,6 +102,10 @@ def _finding(part: str, look: Callable[[], Answer], needed: bool = False) -> Fin
 def _homeless(text: str) -> str:
     """Without the user's name in paths."""
     return text.replace(str(Path.home()), "~")
+
+
+def _version(package: str) -> Answer:
+    return metadata.version(package), {}
 
 
 def _processor() -> Answer:
@@ -163,10 +168,6 @@ def _readable(folder: Path) -> Answer:
     for path in paths:
         read_image(path, 32)  # raises for one that is damaged
     return f"{len(paths)} that ship", {"count": len(paths)}
-
-
-def _photos() -> Answer:
-    return _readable(PHOTOS)
 
 
 def _coco() -> Answer:

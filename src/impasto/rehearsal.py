@@ -21,7 +21,7 @@ class Rehearsal:
         if bfloat16:
             objective.loss.vgg.round_kernels(torch.bfloat16)
         self.objective, self.device, self.bfloat16 = objective.to(device), device, bfloat16
-        self.net = TransformerNet(**config["model"]).to(device, memory_format=torch.channels_last)
+        self.net = TransformerNet(**config["model"]).to(device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.net.parameters(), 1e-6)
 
     def step(self, batch_size: int, image_size: int) -> None:

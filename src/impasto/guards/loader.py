@@ -53,7 +53,7 @@ class LoaderWatch(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Have the training loop tell the clock."""
-        trainer.profiler = self.clock
+        trainer.profiler = self.clock  # type: ignore[attr-defined]  # set by Trainer
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Watch from a thread of its own, as the loop itself is what waits."""
