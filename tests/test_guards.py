@@ -1,5 +1,6 @@
 import copy
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -209,6 +210,8 @@ def test_a_loader_that_stalls_is_named_and_ends_the_run_after_a_checkpoint(main,
     photo = stalled.split("'")[1]
     assert f"'{photo}'" in str(error.value)
     assert photo.endswith(".jpg")
+    time.sleep(0.2)
+    assert not [thread for thread in threading.enumerate() if "_watch" in thread.name]
     tags = set(events(Path("run")).Tags()["scalars"])
     assert {"train/loader_wait", "machine/disk_free_gb", "machine/hours", "train/images_per_second"} <= tags
 

@@ -55,7 +55,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
     if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
         raise UserError(f"style.name={name!r} should do as a file name")
     resumed = _resumed(config["resume"], run_dir)
-    config = with_batch_size(config, resumed[1]["batch_size"] if resumed else None)
+    config = with_batch_size(config, resumed[1].get("batch_size") if resumed else None)
     module, painting = _module(config)
     if resumed:
         _check_same_network(resumed, module)

@@ -65,6 +65,10 @@ class LoaderWatch(pl.Callback):
         """Stop watching."""
         self._stop()
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Stop watching, as Lightning then leaves `teardown` out."""
+        self._stop()
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Start the clock."""
         self._start = perf_counter()
