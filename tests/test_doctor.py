@@ -1,6 +1,7 @@
 """The real command: once whole, once on a machine where much is broken."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ def test_a_page_for_people_says_that_training_can_run(run, tmp_path):
     assert lines[-1] == "Training can run."
     assert str(ROOT) not in result.stdout  # home is ~
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _level(caplog):
+    caplog.set_level(logging.INFO, "impasto")  # put back at the end: the command lowers it for good
 
 
 @pytest.fixture
