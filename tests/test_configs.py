@@ -27,7 +27,7 @@ def test_every_choice_resolves_into_objects(choice):
     if not choice.startswith("style="):
         words.append("style=starry_night")
     config = plain(compose(CONFIGS, "train", words))
-    settings = {"seed", "init", "resume", "checkpoint", "validation", "strength", "stroke", "preview"}
+    settings = {"seed", "init", "resume", "checkpoint", "validation", "strength", "stroke", "preview", "guards"}
     groups = {"style", "data", "model", "vgg", "loss", "schedule", "trainer"}
     assert set(config) == {*groups, *settings}
     TransformerNet(**config["model"])

@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -17,13 +15,17 @@ from impasto.schedule import Schedule
 LAYERS = {"relu1_1": 1.0, "relu2_1": 1.0}
 
 
-@pytest.fixture
-def module():
+def small_module():
     vgg = VGG19Features(LAYERS)
     loss = PerceptualLoss(vgg, torch.rand(1, 3, 32, 32), LAYERS, {"relu2_1": 1.0})
     net = TransformerNet(width=4, depth=1)
     objective = Objective(loss, LossWeights(content=1, style=1, tv=1, grid=1))
     return StyleTransferModule(net, objective, Schedule(images=100), {"seed": 0})
+
+
+@pytest.fixture
+def module():
+    return small_module()
 
 
 def fit(module, batches, **options):
@@ -86,23 +88,6 @@ def test_a_bad_step_does_not_poison_the_weights(module, monkeypatch):
     monkeypatch.setattr(module, "_judged", sometimes_nan)
     fit(module, photos(4))
     assert all(parameter.isfinite().all() for parameter in module.net.parameters())
-    assert module.bad_steps == 0
-
-
-def test_training_stops_where_the_loss_has_blown_up(module, monkeypatch):
-    judged = module._judged
-
-    def exploding(content):
-        stylized, terms = judged(content)
-        return stylized, {**terms, "total": terms["total"] * float("inf")}
-
-    monkeypatch.setattr(module, "_judged", exploding)
-    before = copy.deepcopy(module.net.state_dict())
-    with pytest.raises(UserError, match=r"lower schedule.learning_rate=0.001"):
-        fit(module, photos(50))
-    assert module.images_seen == 2 * module.patience
-    for name, weight in module.net.state_dict().items():
-        assert_close(weight, before[name])  # the last good state is kept
 
 
 def test_gradients_are_clipped_by_norm(module):

@@ -80,12 +80,19 @@ class ProgressLines(pl.Callback):
         self._start = (perf_counter(), pl_module.images_seen)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Images, validation loss, time left."""
+        """Images, validation loss, images per second, time left."""
         start, images = self._start or (perf_counter(), pl_module.images_seen)
         each = (perf_counter() - start) / max(1, pl_module.images_seen - images)
         left = timedelta(seconds=round(each * max(0, pl_module.images - pl_module.images_seen)))
         total = float(trainer.callback_metrics["val/total"])
-        log.info("%d of %d images, val/total %.3g, %s left", pl_module.images_seen, pl_module.images, total, left)
+        log.info(
+            "%d of %d images, val/total %.3g, %.3g images/s, %s left",
+            pl_module.images_seen,
+            pl_module.images,
+            total,
+            1 / each,
+            left,
+        )
 
 
 class Throughput(pl.Callback):

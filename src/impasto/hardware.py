@@ -1,8 +1,14 @@
 """What this machine's processors and compiler can do."""
 
 import os
+import platform
+import re
 import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import torch
 
 from impasto.errors import UserError
@@ -38,7 +44,38 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def processor() -> str:
+    """The processor's name."""
+    if Path("/proc/cpuinfo").is_file():  # Linux, where platform does not know it
+        names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if names:
+            return str(names[0])
+    return platform.processor() or platform.machine()
+
+
 def compiler() -> tuple[str, bool]:
     """The C++ compiler that torch would call, and whether it is there."""
     name = os.environ.get("CXX", "g++")
     return name, shutil.which(name) is not None
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that this process has had, in bytes: on a CUDA GPU in torch's tensors, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where getrusage counts what the parent had when it forked, too
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def restart_peak(device: torch.device) -> int:
+    """Make `peak_memory` start from what the process holds now, where the system can do so; returns that, in bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with suppress(OSError):  # not on Linux
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(psutil.Process().memory_info().rss)

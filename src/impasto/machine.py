@@ -52,11 +52,18 @@ def choose_precision(options: dict[str, Any]) -> Any:
     """bf16 where the hardware multiplies it, which halves the time; elsewhere its emulation would be slower."""
     if options["precision"] != "auto":
         return options["precision"]
-    if bfloat16_is_fast(_device_type(options)):
+    if trains_in_bfloat16(options):
         log.info("Precision: bf16-mixed")
         return "bf16-mixed"
     log.warning("this machine does not multiply bfloat16: training in float32 takes about twice as long")
     return "32-true"
+
+
+def trains_in_bfloat16(options: dict[str, Any]) -> bool:
+    """Whether `choose_precision` has the products in bfloat16."""
+    if options["precision"] == "auto":
+        return bfloat16_is_fast(device_type(options))
+    return str(options["precision"]).startswith("bf16")
 
 
 def worth_compiling(options: dict[str, Any], images: int) -> bool:
@@ -67,7 +74,7 @@ def worth_compiling(options: dict[str, Any], images: int) -> bool:
     choice = options["compile"]
     if choice not in ("auto", True, False):
         raise UserError(f"trainer.compile is auto, true or false, not {choice!r}")
-    if not (choice is True or (choice == "auto" and _device_type(options) == "cuda" and images >= COMPILE_FROM)):
+    if not (choice is True or (choice == "auto" and device_type(options) == "cuda" and images >= COMPILE_FROM)):
         return False
     name, present = compiler()
     if not present:
@@ -78,5 +85,6 @@ def worth_compiling(options: dict[str, Any], images: int) -> bool:
     return True
 
 
-def _device_type(options: dict[str, Any]) -> str:
+def device_type(options: dict[str, Any]) -> str:
+    """Where training runs: cuda, or cpu."""
     return "cuda" if options["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"

@@ -1,6 +1,7 @@
 """The C library's allocator, set up for tensors."""
 
 import ctypes
+import gc
 import platform
 
 # of glibc's malloc.h
@@ -19,3 +20,10 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # as an unsigned number, the largest
         libc.mallopt(M_TOP_PAD, 64 << 20)  # bytes: fewer calls to the kernel
+
+
+def give_freed_memory_back() -> None:
+    """Return to the system what `keep_freed_memory` has kept, as far as it is in one piece."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

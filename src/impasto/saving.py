@@ -71,6 +71,7 @@ class SavedRun(Checkpoint):
         """Start the clock, and take the signals back from Lightning, whose handler makes ranks wait for ever."""
         self.stops.install()
         self._saved = (monotonic(), pl_module.images_seen)
+        self._begun = (trainer.global_step, pl_module.images_seen)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """The same where a validation is all there is to do."""
@@ -78,6 +79,7 @@ class SavedRun(Checkpoint):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Save or stop, as due after the steps before."""
+        self._begun = (trainer.global_step, pl_module.images_seen)
         if self.stops.patient:  # a step has been made
             wish = self._agreed(trainer, self.stops.wish or int(self._due(pl_module.images_seen)))
             if wish:
@@ -88,6 +90,13 @@ class SavedRun(Checkpoint):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """From the first step on there is something to save."""
         self.stops.patient = True
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Save where an error, as of the loader or a guard, ends one process between two steps; ranks would wait."""
+        step, seen = self._begun
+        between = trainer.global_step > step or pl_module.images_seen == seen
+        if isinstance(exception, Exception) and self.stops.patient and between and trainer.world_size == 1:
+            self.save(trainer)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Stop in the middle of a validation."""

@@ -25,6 +25,8 @@ from impasto.data.scan import write_rejects
 from impasto.errors import UserError
 from impasto.events import Events
 from impasto.files import write_text
+from impasto.guards import explained, guard
+from impasto.guards.batch_size import with_batch_size
 from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
 from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
@@ -60,10 +62,12 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         if run_dir.is_dir():  # before its checkpoints are looked at
             held.enter_context(alone(run_dir))
         resumed = find(config["resume"], run_dir)
+        config = with_batch_size(config, resumed.content.get("batch_size") if resumed else None)
         module, painting = _module(config, resumed)
         data = _data(config, module)
         saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
-        trainer = _trainer(config, run_dir, data, painting, resumed, saved)
+        guards = guard(config, run_dir, module, data)
+        trainer = _trainer(config, run_dir, data, painting, resumed, saved, guards)
         module.record |= {"precision": trainer.precision, "processes": trainer.world_size}
         if resumed:
             resumed.warn_of_changes(module.record)
@@ -79,7 +83,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         if compiled:
             module.net.compile()
             module.objective.loss.compile()
-        _fit(trainer, module, data, saved, resumed)
+        _fit(config, trainer, module, data, saved, resumed)
         exported = run_dir / f"{name}.safetensors"
         if trainer.is_global_zero:
             save_network(exported, module.net, {**module.record, "images_seen": module.images_seen})
@@ -141,6 +145,7 @@ def _trainer(
     painting: Any,
     resumed: Resumed | None,
     saved: SavedRun,
+    guards: list[Callback],
 ) -> pl.Trainer:
     options = config["trainer"]
     for key, least in (("log_every", 1), ("num_nodes", 1), ("gradient_clip", 0)):
@@ -153,6 +158,7 @@ def _trainer(
     if resumed:
         seen, step = resumed.images_seen, resumed.step
     callbacks: list[Callback] = [
+        *guards,
         StylizedPictures(data.validation, max(data.image_size, 256), run_dir),
         StyleTarget(painting),
         Throughput(),
@@ -185,6 +191,7 @@ def _trainer(
 
 
 def _fit(
+    config: dict[str, Any],
     trainer: pl.Trainer,
     module: StyleTransferModule,
     data: ContentDataModule,
@@ -208,13 +215,10 @@ def _fit(
         if module.validated_at != module.images_seen:
             trainer.validate(module, datamodule=data, verbose=False)
         saved.save(trainer)
-    except RuntimeError as error:  # torch.OutOfMemoryError, and the CPU allocator's plain RuntimeError
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"data.batch_size={data.batch_size} at data.image_size={data.image_size} takes more memory than there is: "
-            f"try data.batch_size={max(1, data.batch_size // 2)}"
-        ) from None
+    except RuntimeError as error:
+        if problem := explained(error, config, data, module.images_seen):
+            raise problem from None
+        raise
 
 
 @rank_zero_only

@@ -18,6 +18,7 @@ import torch
 
 from impasto.errors import UserError
 from impasto.files import write_text
+from impasto.hardware import peak_memory, processor
 from impasto.memory import keep_freed_memory
 
 # each with its own allocator, caches and compiled code; forked, where that can be, from one that has only imported
@@ -79,28 +80,15 @@ def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], kee
                 result = run(**call)
             except UserError as error:
                 result = error
-            connection.send((perf_counter() - start, peak_memory(), result))
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had, in MB: on the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() // 1_000_000
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where getrusage counts what the parent had when it forked, too
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 // 1_000_000
-    return _resident(whose="RUSAGE_SELF")
+            peak = peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")) // 1_000_000
+            connection.send((perf_counter() - start, peak, result))
 
 
 def peak_memory_of_commands() -> int:
     """The most memory that one of the commands which this process ran has had, resident, in MB."""
-    return _resident(whose="RUSAGE_CHILDREN")
-
-
-def _resident(whose: str) -> int:
     import resource  # which Windows lacks
 
-    peak = resource.getrusage(getattr(resource, whose)).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) // 1_000_000
 
 
@@ -143,13 +131,9 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def machine() -> dict[str, Any]:
     """What was measured on."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(":")[2].strip() if names else processor
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
-        "processor": processor,
+        "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         **gpu,

@@ -28,6 +28,9 @@ NUMBERS = {
     float: ((float, int), "a number"),
 }
 
+# numbers that may also be left to the program
+AUTOMATIC = ("data.batch_size",)
+
 
 def register_resolvers() -> None:
     """What the configuration files may say: `${painting:NAME}`, `${photos:}`, `${stem:PATH}`."""
@@ -87,8 +90,8 @@ def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> 
         if isinstance(default, DictConfig) and isinstance(value, DictConfig):
             _check_types(value, default, f"{name}.")
         allowed, description = NUMBERS.get(type(default), ((type(value),), ""))
-        if type(value) not in allowed:
-            raise UserError(f"{name}={value!r} should be {description}")
+        if type(value) not in allowed and not (name in AUTOMATIC and value == "auto"):
+            raise UserError(f"{name}={value!r} should be {description}{' or auto' * (name in AUTOMATIC)}")
 
 
 def stem(path: str) -> str:

@@ -29,8 +29,9 @@ Train a network that paints any photo in the style of one painting.
   strength=S stroke=PX      of the style, default 1: 0.3 keeps more of the photo, 3 less; the painting's short side,
                             default 320: strokes as large as in a painting of this size
   preview=true              instead of training, a sheet of strengths and strokes for one photo, in two minutes
-  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.image_size= (px),
-                            data.batch_size= (per device), data.pack=auto|true|false (decode once, to data.packs=DIR);
+  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.image_size= (px), data.batch_size= (per
+                            device; auto: the largest power of two that fits), data.pack=auto|true|false (decode once,
+                            to data.packs=DIR), data.workers=, data.timeout= (s without photos until training stops);
                             corrupt, tiny, grey and duplicate ones are left out, up to data.max_rejects=0.05 of them,
                             but for data.keep=grey,tiny,duplicate
   schedule=quick|full       8 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
@@ -44,6 +45,9 @@ Train a network that paints any photo in the style of one painting.
   init=auto|random|FILE|NAME  weights to start from: of a style that ships (if it has this width and depth), none, or
                             of an inference file or style
   resume=true|PATH          go on from the run folder's newest checkpoint if there is one, or from a checkpoint
+  guards.on_divergence=lower|stop  where the loss blows up: back to the last good weights, 0.3 times the learning rate,
+                            three times at most; or stop there
+  guards.on_collapse=stop|warn  where validation pictures are constant or all the same, twice running
   checkpoint.every=N|Tmin   images (at most ten minutes of work are lost), or minutes, such as 10min
   validation.every= (images), seed=
   hydra.run.dir=DIR         default: runs/<style>/<when>

@@ -19,6 +19,7 @@ from impasto.data.photos import (
     PositionBatches,
     TrainingPhotos,
     ValidationPhotos,
+    photo_at,
     source_size,
     split,
 )
@@ -40,7 +41,8 @@ class ContentDataModule(pl.LightningDataModule):
     `pack` (auto, true, false) has all photos of `root` decoded and resized once, into `packs`: the samples stay the
     same to the bit. `auto` does so where a run of `images` shows each photo and more than memory keeps. `root` may be
     a pack itself.
-    `batch_size` is per device; `workers` per device, `None` takes what the machine has.
+    `batch_size` is per device; `workers` per device, `None` takes what the machine has. A worker that gives no batch
+    for `timeout` seconds ends the run with a `RuntimeError`; 0 waits for ever.
     The remaining arguments are those of `TrainingPhotos`.
 
     Raises `UserError` for a missing or empty folder, and where more than the share `max_rejects` is left out.
@@ -62,6 +64,7 @@ class ContentDataModule(pl.LightningDataModule):
         image_size: int = 256,
         batch_size: int = 4,
         workers: int | None = None,
+        timeout: float = 0,
         seed: int = 0,
         min_scale: float = 0.25,
         colour: float = 0.0,
@@ -73,6 +76,8 @@ class ContentDataModule(pl.LightningDataModule):
                 raise UserError(f"data.{option}={value} should be at least 1")
         if workers is not None and workers < 0:
             raise UserError(f"data.workers={workers} should be at least 0")
+        if timeout < 0:
+            raise UserError(f"data.timeout={timeout} should be at least 0 s")
         for option, share in (("colour", colour), ("patches", patches), ("max_rejects", max_rejects)):
             if not 0 <= share <= 1:
                 raise UserError(f"data.{option}={share} should be in 0…1")
@@ -87,7 +92,7 @@ class ContentDataModule(pl.LightningDataModule):
             raise UserError(f"data.keep={keep}: {unknown.pop()!r} is none of {', '.join(KINDS[1:])}")
         self.name, self.image_size, self.batch_size, self.seed = name, image_size, batch_size, seed
         self.augmentation = {"min_scale": min_scale, "colour": colour, "patches": patches}
-        self.workers = workers
+        self.root, self.workers, self.timeout = Path(root), workers, timeout
         self.short_side = source_size(image_size, min_scale)
         self.packed: PackedPhotos | None
         if (Path(root) / MANIFEST).is_file():
@@ -169,6 +174,14 @@ class ContentDataModule(pl.LightningDataModule):
         numbers = {path: number for number, path in enumerate(self.packed.paths)}
         return Subset(self.packed, [numbers[path] for path in self.training])
 
+    def reading(self, position: int | None = None) -> str:
+        """What is being read, at a position of the run, and how that could go faster; in words."""
+        count, workers = len(self.training), "" if self.workers is None else f"={self.workers}"
+        photo = "" if position is None else f"{str(self.training[photo_at(position, self.seed, count)])!r}, "
+        if self.packed is not None:
+            return f"{photo}from {str(self.packed.folder)!r} with data.workers{workers}: is that disk slow or away?"
+        return f"{photo}decoded from {str(self.root)!r} with data.workers{workers}: more of them, or data.pack=true"
+
     def _loading(self) -> dict[str, Any]:
         """Workers where they pay: on a CPU one keeps decoding off the critical path, more would steal its cores."""
         trainer: Any = self.trainer
@@ -179,6 +192,7 @@ class ContentDataModule(pl.LightningDataModule):
             workers = 1 if on_cpu else max(1, min(16, cores // max(1, trainer.num_devices)))
         return {
             "num_workers": workers,
+            "timeout": self.timeout if workers else 0,  # which would be for workers
             "persistent_workers": workers > 0,
             "worker_init_fn": ignore_stops,
             "pin_memory": trainer.strategy.root_device.type == "cuda",

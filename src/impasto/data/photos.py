@@ -96,8 +96,7 @@ class TrainingPhotos(Dataset[Tensor]):
 
     def __getitem__(self, position: int) -> Tensor:
         """The crop at one position of the run."""
-        epoch, place = divmod(position, len(self.photos))
-        photo = read_or_next(self.photos, int(_shuffled(self.seed, epoch, len(self.photos))[place]))
+        photo = read_or_next(self.photos, photo_at(position, self.seed, len(self.photos)))
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(_mixed(self.seed, position))
             crop: Tensor = self.augment(photo)
@@ -105,6 +104,12 @@ class TrainingPhotos(Dataset[Tensor]):
                 crop = shift_hue(crop, self.hue * float(2 * torch.rand(()) - 1))
             crop = crop.contiguous()  # never a view of the photo, which is read again
             return with_patch(crop) if torch.rand(()) < self.patches else crop
+
+
+def photo_at(position: int, seed: int, count: int) -> int:
+    """The number of the photo, of `count`, that a position of the run shows."""
+    epoch, place = divmod(position, count)
+    return int(_shuffled(seed, epoch, count)[place])
 
 
 @lru_cache(maxsize=4)

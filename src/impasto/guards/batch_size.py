@@ -1,0 +1,140 @@
+"""Batch and image sizes that fit into memory: measured with real steps, in a process of their own."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+import torch
+from rich.filesize import decimal
+
+from impasto.errors import UserError
+from impasto.hardware import peak_memory, restart_peak
+from impasto.machine import count_devices, device_type, placement, trains_in_bfloat16
+from impasto.memory import give_freed_memory_back, keep_freed_memory
+from impasto.rehearsal import Rehearsal
+from impasto.tiling.room import free_memory
+
+log = logging.getLogger("impasto")
+
+LARGEST = 64  # images: beyond, a style learns less from as many images, and no device is faster
+SHARE = 0.75  # of the free memory: the run also has its loader, and other programs come and go
+FEW_STEPS = 500  # fewer make a poor network, whatever the batch
+
+
+class Fit(NamedTuple):
+    """What was tried last that fits, and the memory at its peak."""
+
+    batch_size: int
+    image_size: int
+    peak: int  # bytes
+    room: int  # bytes
+
+
+def with_batch_size(config: dict[str, Any], before: int | None) -> dict[str, Any]:
+    """The configuration with a number for `data.batch_size=auto`: that of `before`, in a run that is resumed.
+
+    Else the largest power of two, up to `LARGEST`, that fits; says what that means for the schedule.
+    Raises `UserError` where not even one image fits, and for several processes.
+    """
+    data, options, images = config["data"], config["trainer"], config["schedule"]["images"]
+    if data["batch_size"] != "auto":
+        return config
+    devices, nodes, _ = placement(options)
+    if (processes := count_devices(devices, options["accelerator"]) * nodes) > 1:
+        raise UserError(
+            f"data.batch_size=auto is for one process, not {processes}: find the number with trainer.devices=1"
+        )
+    if before is not None:
+        return {**config, "data": {**data, "batch_size": before}}
+    log.info("data.batch_size=auto: trying what fits, in a minute or two")
+    fit = largest_fit(config, LARGEST)
+    if fit is None or fit.image_size < data["image_size"]:
+        raise UserError(f"data.image_size={data['image_size']} takes more memory than there is: {_instead(fit)}")
+    steps = -(-images // fit.batch_size)
+    log.info("data.batch_size=%d takes %s of %s", fit.batch_size, decimal(fit.peak), decimal(fit.room))
+    log.info("schedule.images=%d: %d steps, at the same schedule.learning_rate", images, steps)
+    if steps < FEW_STEPS <= images:
+        log.warning("%d steps are few: raise schedule.images, or say a smaller data.batch_size", steps)
+    return {**config, "data": {**data, "batch_size": fit.batch_size}}
+
+
+def memory_error(config: dict[str, Any]) -> UserError:
+    """What to say once memory has run out; what the run held must have been let go."""
+    batch_size, image_size = config["data"]["batch_size"], config["data"]["image_size"]
+    said = f"data.batch_size={batch_size} at data.image_size={image_size} takes more memory than there is"
+    give_freed_memory_back()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    log.info("Out of memory: trying what fits")
+    fit = largest_fit(config, max(1, batch_size // 2))
+    if fit is not None and fit.image_size == image_size:
+        return UserError(f"{said}: data.batch_size={fit.batch_size} fits, with {decimal(fit.peak)}")
+    return UserError(f"{said}: {_instead(fit)}")
+
+
+def _instead(fit: Fit | None) -> str:
+    if fit is None:
+        return "not even a small image fits, end other programs"
+    return f"data.image_size={fit.image_size} data.batch_size=1 fits, with {decimal(fit.peak)}"
+
+
+def largest_fit(config: dict[str, Any], largest: int) -> Fit | None:
+    """The largest of batches up to `largest`, or of single smaller images, that takes no more than the room there is.
+
+    In a process of its own, whose end gives everything back and harms nothing. None where nothing fits.
+    """
+    steps, options = candidates(config["data"]["image_size"], largest), config["trainer"]
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        try:
+            return process.submit(_climb, config, device_type(options), trains_in_bfloat16(options), steps).result()
+        except BrokenProcessPool:
+            return None
+
+
+def candidates(image_size: int, largest: int) -> list[tuple[int, int]]:
+    """(batch size, image size), each up to about twice the pixels of the one before."""
+    sizes = [size for size in (64, 92, 128, 180, 256, 360, 512, 724, 1024, 1448, 2048) if size < image_size]
+    batches = [2**power for power in range(largest.bit_length()) if 2**power <= largest]
+    return [*((1, size) for size in sizes), *((batch, image_size) for batch in batches)]
+
+
+def climb(rehearsal: Rehearsal, steps: Sequence[tuple[int, int]], held: int, room: int) -> Fit | None:
+    """Run larger and larger steps; the last one that fits.
+
+    None is run that could take more than `room` bytes, as memory beyond what is `held` grows no faster than the
+    pixels: so the system never has to choose a process to kill.
+    """
+    fit: Fit | None = None
+    for batch_size, image_size in steps:
+        if fit is not None:
+            growth = batch_size * image_size**2 / (fit.batch_size * fit.image_size**2)
+            if held + (fit.peak - held) * growth > room:
+                break
+        try:
+            rehearsal.step(batch_size, image_size)
+        except RuntimeError as error:
+            if not is_memory_error(error):
+                raise
+            break
+        peak = peak_memory(rehearsal.device)
+        if peak > room:
+            break
+        fit = Fit(batch_size, image_size, peak, room)
+    return fit
+
+
+def is_memory_error(error: RuntimeError) -> bool:
+    """Whether torch has run out of memory: `OutOfMemoryError`, or the CPU allocator's plain `RuntimeError`."""
+    return "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
+def _climb(config: dict[str, Any], device: str, bfloat16: bool, steps: Sequence[tuple[int, int]]) -> Fit | None:
+    log.setLevel(logging.ERROR)
+    loss = {**config["loss"], "relative": False}  # relative terms take a pass over photos before the first step
+    rehearsal = Rehearsal({**config, "loss": loss}, torch.device(device), bfloat16)
+    keep_freed_memory()  # as training does
+    held = restart_peak(rehearsal.device)
+    return climb(rehearsal, steps, held, held + int(SHARE * free_memory(rehearsal.device)))

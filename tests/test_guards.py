@@ -1,0 +1,383 @@
+import copy
+import logging
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from impasto.checkpoint import load_network, load_training_checkpoint
+from impasto.commands import train
+from impasto.data.photos import TrainingPhotos, photo_at
+from impasto.errors import UserError
+from impasto.guards import batch_size, disk, loader
+from impasto.guards.batch_size import Fit, candidates, climb
+from impasto.guards.collapse import Collapse
+from impasto.guards.divergence import LOWERED, RETURNS, WINDOW, Divergence
+from impasto.module import StyleTransferModule
+
+from .conftest import ROOT
+from .test_module import photos, small_module
+from .test_train import SMALL, events
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*val_dataloader"),
+    pytest.mark.filterwarnings("ignore:.*validation_step"),
+    pytest.mark.filterwarnings("ignore:.*resuming from a checkpoint that ended before"),
+]
+
+
+@pytest.fixture
+def module():
+    return small_module()
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch):
+    """train.py in this process, one tiny run after another, in the folder `run`."""
+    monkeypatch.chdir(tmp_path)
+
+    def main(*words: str) -> Path:
+        given = ["style=starry_night", "init=random", *SMALL, "stroke=64", "trainer=cpu", "hydra.run.dir=run"]
+        monkeypatch.setattr(train.cli, "run", lambda command, usage: command([*given, *words]))
+        train.main(ROOT / "configs")
+        return tmp_path / "run"
+
+    return main
+
+
+def trainer(guard, steps, **options):
+    return pl.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[guard],
+        **options,
+    )
+
+
+def blow_up(module, monkeypatch, when, factor=1e6):
+    """The loss times `factor` in the steps that start at the images seen in `when`: resumed, too."""
+    judged = module._judged
+
+    def blown_up(content):
+        stylized, terms = judged(content)
+        return stylized, {**terms, "total": terms["total"] * factor} if module.images_seen in when else terms
+
+    monkeypatch.setattr(module, "_judged", blown_up)
+
+
+def weights(module):
+    return {name: weight.clone() for name, weight in module.net.state_dict().items()}
+
+
+def test_a_loss_that_blows_up_costs_a_few_steps_and_lowers_the_rate(module, monkeypatch, caplog):
+    states = {}
+
+    class Remembered(Divergence):
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            states[pl_module.images_seen] = weights(pl_module)
+            super().on_train_batch_start(trainer, pl_module)
+
+    blow_up(module, monkeypatch, range(46, 78))
+    guard = Remembered("lower")
+    trainer(guard, 45).fit(module, DataLoader(photos(1) * 45, batch_size=None))
+    # windows up to 60 and 80 are bad; the newest state that a good window follows is that of 20
+    assert guard.returns == 2
+    assert module.rate_factor == module.record["learning_rate_factor"] == LOWERED**2
+    assert "at 60 images: back to the weights of 20 images, and on with 0.3 times schedule.learning_rate" in caplog.text
+    for images in (60, 80):
+        assert all(torch.equal(weight, states[20][name]) for name, weight in states[images].items())
+    assert any(not torch.equal(weight, states[80][name]) for name, weight in states[82].items())
+    assert module.images_seen == 90  # photos go on
+
+
+@pytest.mark.parametrize("factor", [1e6, float("nan")])
+def test_single_spikes_and_nans_pass(module, monkeypatch, factor):
+    blow_up(module, monkeypatch, {14, 30, 32, 44}, factor)
+    guard = Divergence("lower")
+    trainer(guard, 30).fit(module, DataLoader(photos(1) * 30, batch_size=None))
+    assert guard.returns == 0
+    assert module.rate_factor == 1.0
+    assert all(parameter.isfinite().all() for parameter in module.net.parameters())
+
+
+@pytest.mark.parametrize(("policy", "windows"), [("stop", 1), ("lower", RETURNS + 1)])
+def test_a_loss_that_is_never_finite_stops_training_with_the_weights_it_had(module, monkeypatch, policy, windows):
+    before = weights(module)
+    blow_up(module, monkeypatch, range(1000), float("inf"))
+    with pytest.raises(UserError, match=r"is not finite at .* and stopped.*; lower schedule.learning_rate=0.001"):
+        trainer(Divergence(policy), 90).fit(module, DataLoader(photos(1) * 90, batch_size=None))
+    assert module.images_seen == 2 * WINDOW * windows
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(module).items())
+
+
+def test_a_resumed_run_keeps_the_lowered_rate_and_blows_up_alike(module, monkeypatch, tmp_path):
+    class Saved(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if pl_module.images_seen == 64:
+                trainer.save_checkpoint(tmp_path / "64.ckpt")
+
+    other, lower = copy.deepcopy(module), copy.deepcopy(module)
+    batches = photos(1) * 60
+    for network in (module, other):
+        blow_up(network, monkeypatch, [*range(24, 40), *range(70, 90)])
+    whole, resumed = Divergence("lower"), Divergence("lower")
+    fit = trainer(whole, 60)
+    fit.callbacks.append(Saved())
+    fit.fit(module, DataLoader(batches, batch_size=None))
+    trainer(resumed, 60).fit(
+        other, DataLoader(batches, batch_size=None), ckpt_path=tmp_path / "64.ckpt", weights_only=True
+    )
+    assert whole.returns == resumed.returns == 2
+    assert all(torch.equal(weight, weights(other)[name]) for name, weight in weights(module).items())
+    lower.record["schedule"] = {"learning_rate": 1e-4}  # the mend that the message names
+    again = Divergence("lower")
+    trainer(again, 40).fit(
+        lower, DataLoader(batches, batch_size=None), ckpt_path=tmp_path / "64.ckpt", weights_only=True
+    )
+    assert (again.returns, lower.rate_factor) == (0, 1.0)
+
+
+def test_a_learning_rate_of_a_million_ends_in_one_line_and_the_first_weights(main):
+    with pytest.raises(
+        UserError, match=r"the loss has risen to .* at 40 images: back to the weights of 0 images"
+    ) as error:
+        main("schedule.learning_rate=1e6", "schedule.images=100", "validation.every=1000")
+    assert "lowered it 3 times; lower schedule.learning_rate=1e+06 or strength=, then resume=true" in str(error.value)
+    (saved,) = Path("run/checkpoints").iterdir()
+    net = load_training_checkpoint(saved)["net"]
+    assert max(float(weight.abs().max()) for weight in net.values()) < 10
+
+
+def test_a_collapsed_network_is_noticed(module, monkeypatch, caplog):
+    loader, guard = DataLoader(photos(3), batch_size=None), Collapse("stop")
+    judge = trainer(guard, 1)
+    judge.validate(module, loader, verbose=False)
+    assert guard.times == 0
+    forward = module.forward
+    same = torch.rand(1, 3, 32, 32)
+    monkeypatch.setattr(module, "forward", lambda content: same.expand_as(content))
+    judge.validate(module, loader, verbose=False)
+    assert "the validation pictures are all the same at 0 images" in caplog.text
+    monkeypatch.setattr(module, "forward", forward)
+    judge.validate(module, loader, verbose=False)
+    assert guard.times == 0  # once is no collapse
+    monkeypatch.setattr(module, "forward", lambda content: content.mean((2, 3), keepdim=True).expand_as(content))
+    judge.validate(module, loader, verbose=False)
+    with pytest.raises(UserError, match="the validation pictures are constant at 0 images.*, twice running: lower"):
+        judge.validate(module, loader, verbose=False)
+    patient = Collapse("warn")
+    for _ in range(3):
+        trainer(patient, 1).validate(module, loader, verbose=False)
+    assert patient.times == 3
+
+
+def test_flat_photos_are_no_collapse(module):
+    guard = Collapse("stop")
+    trainer(guard, 1).validate(module, DataLoader([torch.full((2, 3, 32, 32), 0.5)], batch_size=None), verbose=False)
+    assert guard.times == 0
+
+
+def test_a_loader_that_stalls_is_named_and_ends_the_run_after_a_checkpoint(main, monkeypatch, caplog):
+    """At the 12th position a photo never comes."""
+    read = TrainingPhotos.__getitem__
+
+    def slow(self, position):
+        if position == 12:
+            time.sleep(100)
+        return read(self, position)
+
+    monkeypatch.setattr(TrainingPhotos, "__getitem__", slow)
+    monkeypatch.setattr(loader, "STALLED", 1.0)
+    with pytest.raises(
+        UserError, match=r"no photos for data.timeout=4 s: '.*', decoded from .*data.workers=1"
+    ) as error:
+        main("data.timeout=4", "data.workers=1", "data.batch_size=2", "schedule.images=40", "validation.every=1000")
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["000000012.ckpt"]
+    (stalled,) = [message for message in caplog.messages if message.startswith("no photos for 1 s: '")]
+    photo = stalled.split("'")[1]
+    assert f"'{photo}'" in str(error.value)
+    assert photo.endswith(".jpg")
+    time.sleep(0.2)
+    assert not [thread for thread in threading.enumerate() if "_watch" in thread.name]
+    tags = set(events(Path("run")).Tags()["scalars"])
+    assert {"train/loader_wait", "machine/disk_free_gb", "machine/hours", "train/images_per_second"} <= tags
+
+
+class SlowPhotos(list):
+    """What a loader that takes long gives; and where it reads, for the line that names it."""
+
+    def __getitem__(self, index):
+        time.sleep(0.5)
+        return super().__getitem__(index)
+
+    def reading(self, position=None):
+        return "decoded from 'photos'"
+
+
+@pytest.mark.parametrize(("share", "lines"), [(0.02, 1), (1.0, 0)])
+def test_a_loader_that_training_waits_for_is_named_once(module, monkeypatch, caplog, share, lines):
+    monkeypatch.setattr(loader, "LONG_ENOUGH", 0.0)
+    monkeypatch.setattr(loader, "WAITING", share)
+    slow = SlowPhotos(photos(4))
+    fit = trainer(loader.LoaderWatch(slow), 4, log_every_n_steps=1)
+    fit.fit(module, DataLoader(slow, batch_size=None))
+    assert 0.02 < fit.callback_metrics["train/loader_wait"] < 1
+    assert caplog.text.count("% of the time: decoded from 'photos'") == lines
+
+
+def test_the_photo_named_is_the_one_read():
+    class Numbers:
+        def __len__(self):
+            return 7
+
+        def __getitem__(self, index):
+            self.asked = index
+            return torch.zeros(3, 40, 40, dtype=torch.uint8)
+
+    numbers = Numbers()
+    crops = TrainingPhotos(numbers, 32, seed=3, min_scale=0.5, colour=0.0, patches=0.0)
+    for position in (0, 5, 16, 30):
+        crops[position]
+        assert numbers.asked == photo_at(position, 3, 7)
+
+
+def test_a_dead_worker_is_one_line(main, monkeypatch):
+    def die(self, position):
+        psutil.Process().kill()
+
+    monkeypatch.setattr(TrainingPhotos, "__getitem__", die)
+    with pytest.raises(UserError, match=r"a process that reads photos has died \(DataLoader worker .*: data.workers=0"):
+        main("data.workers=1", "data.timeout=0", "schedule.images=4")
+
+
+def test_a_disk_too_full_for_the_run_is_named_before_it_starts(main, monkeypatch):
+    monkeypatch.setattr(disk, "free_space", lambda folder: 10_000)
+    with pytest.raises(UserError, match=r"has 10.0 kB free, the run takes about \d+.\d MB: hydra.run.dir=DIR"):
+        main("schedule.images=4")
+    assert not Path("run").exists()
+
+
+def test_a_disk_that_fills_is_told_of_once(module, monkeypatch, caplog, tmp_path):
+    left = iter([9e9, 9e9, 5e8, 4e8, 3e8])
+    monkeypatch.setattr(disk, "free_space", lambda folder: next(left))
+    fit = trainer(disk.MachineWatch(tmp_path, 10**9), 5, log_every_n_steps=1)
+    fit.fit(module, DataLoader(photos(5), batch_size=None))
+    assert caplog.text.count("500.0 MB left where") == caplog.text.count(" left where") == 1
+    assert fit.callback_metrics["machine/disk_free_gb"] == pytest.approx(0.3)
+
+
+def test_what_a_run_takes_on_the_disk_is_no_less_than_what_it_writes(main):
+    run_dir = main("schedule.images=8", "validation.every=4", "checkpoint.every=2", "trainer.log_every=1")
+    written = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
+    net, _ = load_network(run_dir / "starry_night.safetensors")
+    needed = disk.space_needed(net, 256, 2, 8)
+    assert written < needed < 8 * written
+
+
+class Imagined:
+    """Steps of a network that takes 100 bytes, and 1 for each pixel of a batch."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, limit=float("inf")):
+        self.limit, self.run = limit, []
+
+    def step(self, batch_size, image_size):
+        self.run.append((batch_size, image_size))
+        if self.peak() > self.limit:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    def peak(self):
+        return 100 + max(batch * size**2 for batch, size in self.run)
+
+
+@pytest.mark.parametrize(
+    ("room", "limit", "fit", "tried"),
+    [
+        (10**9, 10**9, (64, 128), (64, 128)),
+        (100 + 20 * 128**2, 10**9, (16, 128), (16, 128)),  # 32 would be too many: not tried
+        (10**9, 100 + 20 * 128**2, (16, 128), (32, 128)),  # tried, as there seemed to be room
+        (100 + 100**2, 10**9, (1, 92), (1, 92)),  # not even one
+        (100, 10**9, None, (1, 64)),
+    ],
+)
+def test_the_largest_batch_is_found_without_trying_one_too_large(monkeypatch, room, limit, fit, tried):
+    rehearsal = Imagined(limit)
+    monkeypatch.setattr(batch_size, "peak_memory", lambda device: rehearsal.peak())
+    found = climb(rehearsal, candidates(128, 64), 100, room)
+    assert (found and (found.batch_size, found.image_size)) == fit
+    assert rehearsal.run[-1] == tried
+
+
+def test_other_errors_of_a_step_are_no_lack_of_memory(monkeypatch):
+    rehearsal = Imagined()
+    monkeypatch.setattr(rehearsal, "step", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        climb(rehearsal, candidates(128, 64), 100, 1000)
+
+
+def test_auto_is_a_number_that_the_run_and_its_checkpoints_keep(main, monkeypatch, caplog):
+    """Measured for real; resumed, it is not measured again."""
+    monkeypatch.setattr(batch_size, "LARGEST", 8)
+    caplog.set_level(logging.INFO, "impasto")
+    run_dir = main("data.batch_size=auto", "schedule.images=32")
+    assert "data.batch_size=8 takes " in caplog.text
+    assert "schedule.images=32: 4 steps" in caplog.text
+    assert load_network(run_dir / "starry_night.safetensors")[1]["batch_size"] == 8
+    assert "batch_size: 8" in (run_dir / "config.yaml").read_text()
+    monkeypatch.setattr(batch_size, "largest_fit", lambda *_: pytest.fail("measured again"))
+    config = {"data": {"batch_size": "auto"}, "trainer": {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}}
+    resumed = load_training_checkpoint(run_dir / "checkpoints" / "000000032.ckpt")["batch_size"]
+    kept = batch_size.with_batch_size({**config, "schedule": {"images": 40}}, resumed)
+    assert kept["data"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["data.batch_size=auto", "trainer.devices=2"], "data.batch_size=auto is for one process, not 2: find"),
+        (["data.batch_size=all"], "data.batch_size='all' should be a whole number or auto"),
+        (["guards.on_divergence=pray"], "guards.on_divergence is lower or stop, not 'pray'"),
+        (["guards.on_collapse=lower"], "guards.on_collapse is stop or warn, not 'lower'"),
+        (["data.timeout=-1"], "data.timeout=-1 should be at least 0 s"),
+    ],
+)
+def test_mistakes_are_one_line(main, words, line):
+    with pytest.raises(UserError) as error:
+        main(*words)
+    assert line in str(error.value)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fit", "line"),
+    [
+        (Fit(4, 32, 10**9, 2 * 10**9), "takes more memory than there is: data.batch_size=4 fits, with 1.0 GB"),
+        (Fit(1, 24, 10**9, 2 * 10**9), "data.image_size=24 data.batch_size=1 fits, with 1.0 GB"),
+        (None, "not even a small image fits, end other programs"),
+    ],
+)
+def test_out_of_memory_names_what_fits(main, monkeypatch, fit, line):
+    def training_step(self, content, batch_idx):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    asked = []
+    monkeypatch.setattr(StyleTransferModule, "training_step", training_step)
+    monkeypatch.setattr(batch_size, "largest_fit", lambda config, largest: asked.append(largest) or fit)
+    with pytest.raises(UserError) as error:
+        main("data.batch_size=8", "schedule.images=64")
+    assert f"data.batch_size=8 at data.image_size=32 takes more memory than there is: {line.split(': ')[-1]}" in str(
+        error.value
+    )
+    assert asked == [4]
