@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 
 import torch
 
@@ -42,3 +43,15 @@ def compiler() -> tuple[str, bool]:
     """The C++ compiler that torch would call, and whether it is there."""
     name = os.environ.get("CXX", "g++")
     return name, shutil.which(name) is not None
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible(gpus: Sequence[int]) -> str:
+    """What CUDA_VISIBLE_DEVICES should say for a process that sees only these of the GPUs that we see."""
+    ours = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = ours.split(",") if ours else [str(gpu) for gpu in range(max(gpus) + 1)]
+    return ",".join(names[gpu] for gpu in gpus)

@@ -27,7 +27,15 @@ from impasto.errors import UserError
 from impasto.files import whole_file, write_text
 from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
-from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
+from impasto.machine import (
+    check_accelerator,
+    choose_precision,
+    count_devices,
+    placement,
+    rank,
+    share_cores,
+    worth_compiling,
+)
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import smallest_input
 from impasto.module import StyleTransferModule
@@ -144,9 +152,10 @@ def _trainer(
     step: int,
 ) -> pl.Trainer:
     options = config["trainer"]
-    for key, least in (("log_every", 1), ("num_nodes", 1), ("gradient_clip", 0)):
+    for key, least in (("log_every", 1), ("gradient_clip", 0)):
         if not options[key] >= least:
             raise UserError(f"trainer.{key}={options[key]} should be at least {least}")
+    share_cores()
     devices, nodes, environment = placement(options)
     world_size = count_devices(devices, options["accelerator"]) * nodes
     batch = data.batch_size * world_size
@@ -166,7 +175,7 @@ def _trainer(
             save_top_k=3,
             auto_insert_metric_name=False,
             every_n_train_steps=max(1, config["checkpoint"]["every"] // batch),
-            save_on_exception=True,
+            save_on_exception=world_size == 1,  # of several ranks the others may be dead: waiting for them hangs
             enable_version_counter=False,
         ),
     ]
@@ -262,11 +271,13 @@ def _start_folder(config: dict[str, Any], run_dir: Path) -> None:
 
 def _quieten_libraries() -> None:
     """Leave out advice that does not apply; what is left is worth reading."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*`log_every_n_steps`.*",
         ".*Checkpoint directory .* exists.*",
         ".*LeafSpec.*",
+        ".*`broadcast_buffers` is deprecated.*",  # what torch 2.15 has for it, 2.11 has not
     ):
         warnings.filterwarnings("ignore", message=message)
