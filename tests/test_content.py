@@ -1,4 +1,6 @@
 import shutil
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,6 +48,19 @@ def test_a_single_photo_serves_as_both(tmp_path, caplog):
 def test_wrong_arguments_are_named(photos, arguments, message):
     with pytest.raises(UserError, match=message):
         ContentDataModule(**{"name": "folder", "root": photos, "validation": 2, **arguments})
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+def test_ranks_share_validation_photos_equally_often(photos, world_size):
+    """Five photos: shares are unequal, or there are fewer photos than ranks; doubles would bias the means."""
+    data = ContentDataModule("folder", photos, 5, validation_root=photos, image_size=32, batch_size=2)
+    shares = []
+    for rank in range(world_size):
+        data.trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
+        shares.append(list(data.val_dataloader().sampler))
+    assert all(shares)
+    assert Counter(sum(shares, [])) == dict.fromkeys(range(5), 1 if world_size <= 5 else 2)
+    assert data.validated == sum(map(len, shares))
 
 
 def test_batches_become_unit_range_floats(photos):

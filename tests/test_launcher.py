@@ -92,17 +92,22 @@ def test_a_run_goes_on_with_more_or_fewer_ranks(words, runs, tmp_path, before, i
     assert_same_training(runs[0] / "1" / "run", tmp_path / "run", after=images)
 
 
-def test_nodes_with_other_photos_are_refused_by_all(words, tmp_path):
+@pytest.mark.parametrize(
+    ("own", "line"),
+    [
+        (
+            "data.root={tmp_path}",
+            "rank 1 has 1 training photos, rank 0 11, not the same: data.root should hold the same",
+        ),
+        ("resume={checkpoint}", "rank 1 stands at 18 images, rank 0 at 0: all nodes need to see the run folder"),
+    ],
+)
+def test_nodes_that_differ_are_refused_by_all(words, runs, tmp_path, own, line):
     noise_image(40, 36).save(tmp_path / "another.png")
-    both = ranks.train(
-        [*words, "trainer=ddp", "trainer.accelerator=cpu", "hydra.run.dir=run"],
-        2,
-        tmp_path,
-        own=[f"data.root={tmp_path}"],
-    )
+    own = own.format(tmp_path=tmp_path, checkpoint=runs[0] / "2" / "run" / "checkpoints" / "000000018.ckpt")
+    both = ranks.train([*words, "trainer=ddp", "trainer.accelerator=cpu"], 2, tmp_path, own=[own])
     assert [rank.status for rank in both] == [1, 1]
-    line = "error: rank 1 has 1 training photos, rank 0 11, not the same: data.root should hold the same photos"
-    assert all(rank.stderr.splitlines()[-1].startswith(line) for rank in both)
+    assert all(rank.stderr.splitlines()[-1].startswith(f"error: {line}") for rank in both)
 
 
 def status(pid: int) -> str:
@@ -167,17 +172,20 @@ def test_a_dead_rank_ends_the_run_which_then_goes_on(words, tmp_path, starter):
 
 
 RANK = """
-import os, sys, time
+import os, pathlib, sys, time
 from impasto import cli
 from impasto.errors import UserError
-from impasto.launcher import launch, one_voice
+from impasto.launcher import end_with_launcher, launch, one_voice
 
 def command(words):
     if "RANK" not in os.environ:
         return launch(sys.argv, 2, {"devices": 2})
+    end_with_launcher()
     with one_voice():
         if os.environ["RANK"] in words:
             raise UserError("a mistake of rank " + os.environ["RANK"])
+        if words[0].startswith("/"):
+            pathlib.Path(words[0], "ready" + os.environ["RANK"]).touch()
         time.sleep(60)
 
 cli.run(command, "")
@@ -191,6 +199,23 @@ def test_a_mistake_of_all_ranks_or_one_is_told_once(tmp_path, mistaken, told):
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)  # nobody waits for the other
     assert done.returncode == 1
     assert done.stderr == f"error: a mistake of rank {told}\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_ranks_end_with_their_launcher(tmp_path, how, code):
+    (tmp_path / "rank.py").write_text(RANK)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "rank.py"), str(tmp_path)])
+    while len(list(tmp_path.glob("ready?"))) < 2 and process.poll() is None:
+        time.sleep(0.05)
+    both = ranks_of(process.pid)
+    assert sorted(both) == [0, 1]
+    process.send_signal(how)
+    assert process.wait(20) == code
+    deadline = time.monotonic() + 20
+    while any(status(pid) not in ("", "Z") for pid in both.values()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(status(pid) not in ("", "Z") for pid in both.values())
 
 
 def test_what_others_died_of_is_told_if_nobody_ends_us(monkeypatch):

@@ -38,13 +38,7 @@ def cluster(tmp_path):
             (tmp_path / "bin" / name).chmod(0o755)
         (tmp_path / "train.py").unlink(missing_ok=True)
         (tmp_path / "train.py").symlink_to(ROOT / "train.py")
-        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        places = {
-            "PATH": path,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
-            "SLURM_JOB_ID": "4711",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
+        paths = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
         return subprocess.Popen(
             ["bash", str(ROOT / "scripts" / "train.sbatch"), *words],
             cwd=tmp_path,

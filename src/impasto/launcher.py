@@ -1,5 +1,6 @@
 """`trainer=ddp` on one machine: ranks started and watched by torchrun from within; one voice for their mistakes."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -65,6 +66,12 @@ def _tell(failures: dict[int, Any]) -> None:
                 "if it was for lack of memory, lower data.batch_size; resume=true goes on"
             )
     sys.exit(max(failure.exitcode for failure in failures.values()) if failures else 1)
+
+
+def end_with_launcher() -> None:
+    """Have the system send this rank SIGTERM when its torchrun is killed, which could not do so itself; on Linux."""
+    if started_by() == "torchrun" and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextmanager

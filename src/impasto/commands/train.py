@@ -106,12 +106,13 @@ def _start(config_dir: Path, words: Sequence[str], config: dict[str, Any], run_d
 
         preview(config, run_dir)
         return
-    from impasto.launcher import launch, one_voice, ranks_to_launch
+    from impasto.launcher import end_with_launcher, launch, one_voice, ranks_to_launch
 
     if ranks := ranks_to_launch(config["trainer"]):
         command = [str(config_dir.parent / "train.py"), *words, f"hydra.run.dir={run_dir}"]
         launch(command, ranks, config["trainer"])
         return
+    end_with_launcher()
     with one_voice():
         from impasto.training import train  # Lightning takes seconds: mistakes in the words are answered at once
 
