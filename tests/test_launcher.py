@@ -79,7 +79,7 @@ def test_only_rank_0_speaks_and_writes(runs, count):
     assert [(rank.stdout, rank.stderr, rank.written) for rank in others] == [("", "", [])] * (count - 1)
     assert len(list((folder / "run").glob("events.out.tfevents.*"))) == 1
     names = {"config.yaml", "checkpoints", "preview.jpg", "great_wave.safetensors"}
-    assert {path.name for path in (folder / "run").iterdir() if "events" not in path.name} == names
+    assert {path.name for path in (folder / "run").iterdir() if not path.name.startswith((".", "events"))} == names
 
 
 @pytest.mark.parametrize(("before", "images", "now"), [(1, 18, 2), (2, 24, 3), (3, 24, 1)])

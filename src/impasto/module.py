@@ -70,10 +70,8 @@ class StyleTransferModule(pl.LightningModule):
     def validation_step(self, content: Tensor, batch_idx: int) -> None:
         """Terms over the held-out photos."""
         _, terms = self._judged(content)
-        share = len(content) / self.trainer.datamodule.validated  # type: ignore[attr-defined]  # set by fit
-        # sums: Lightning's means over ranks are wrong where these have unequally many images
-        self.log_dict({f"val/{name}": value * share for name, value in terms.items()}, reduce_fx="sum", sync_dist=True)
-        self.log("step", float(self.images_seen), reduce_fx="max", sync_dist=True)
+        self._log("val", terms, batch_size=len(content), sync_dist=True)
+        self.log("step", float(self.images_seen), sync_dist=True)
         self.validated_at = self.images_seen
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -121,5 +119,9 @@ class StyleTransferModule(pl.LightningModule):
         torch.distributed.all_reduce(values)
         return dict(zip(terms, values / self.trainer.world_size, strict=True))
 
-    def _log(self, stage: str, values: dict[str, Tensor], batch_size: int) -> None:
-        self.log_dict({f"{stage}/{name}": value.detach() for name, value in values.items()}, batch_size=batch_size)
+    def _log(self, stage: str, values: dict[str, Tensor], batch_size: int, sync_dist: bool = False) -> None:
+        self.log_dict(
+            {f"{stage}/{name}": value.detach() for name, value in values.items()},
+            batch_size=batch_size,
+            sync_dist=sync_dist,
+        )

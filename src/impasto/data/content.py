@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +120,13 @@ class ContentDataModule(pl.LightningDataModule):
         return DataLoader(photos, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """Always the same photos, shared among the ranks, which need not have equally many.
+        """Always the same photos, shared among the ranks: equally many for each, and each photo equally often.
 
-        Each rank has one, and each photo is shown equally often: once, unless there are fewer than ranks.
+        So means over the ranks are the photos', and no rank waits for another that has fewer batches.
         """
         photos = ValidationPhotos(self.validation, self.image_size)
         trainer: Any = self.trainer
-        shown = [*range(len(photos))] * -(-trainer.world_size // len(photos))
-        self.validated = len(shown)
+        shown = [*range(len(photos))] * (trainer.world_size // gcd(trainer.world_size, len(photos)))
         return DataLoader(photos, self.batch_size, sampler=shown[trainer.global_rank :: trainer.world_size])
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
