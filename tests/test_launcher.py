@@ -1,15 +1,23 @@
 """Many ranks: as torchrun and srun start them, and as trainer=ddp does."""
 
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from impasto import launcher
 from impasto.checkpoint import load_network
+from impasto.errors import UserError
 
 from . import ranks
-from .conftest import noise_image
+from .conftest import ROOT, noise_image
 from .test_train import SMALL, events
 
 IMAGES = 30  # five steps of six images; 2.7 epochs of the eleven photos that are trained on
@@ -137,9 +145,8 @@ def test_a_dead_rank_ends_the_run_which_then_goes_on(words, tmp_path, starter):
     command = [sys.executable, *(torchrun if starter == "torchrun" else []), str(ROOT / "train.py"), *words]
     command += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "hydra.run.dir=run", "resume=true"]
     start = {"cwd": tmp_path, "env": {**os.environ, **environment}, "text": True}
-    process = subprocess.Popen(
-        [*command, "schedule.images=100000"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, **start
-    )
+    start |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*command, "schedule.images=100000"], **start)
     while not list((tmp_path / "run" / "checkpoints").glob("0*.ckpt")) and process.poll() is None:
         time.sleep(0.05)
     both = ranks_of(process.pid)
@@ -159,7 +166,7 @@ def test_a_dead_rank_ends_the_run_which_then_goes_on(words, tmp_path, starter):
             "if it was for lack of memory, lower data.batch_size; resume=true goes on"
         ]
         seen = max(int(path.stem) for path in (tmp_path / "run" / "checkpoints").glob("0*.ckpt"))
-        done = subprocess.run([*command, f"schedule.images={seen + 6}"], **pipes, **start)
+        done = subprocess.run([*command, f"schedule.images={seen + 6}"], **start)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("now paint") == 1
         assert done.stdout.count("photos for training") == 1

@@ -58,14 +58,14 @@ def launch(command: Sequence[str], ranks: int, options: dict[str, Any]) -> None:
 
 
 def _tell(failures: dict[int, Any]) -> None:
-    """End as the first failed rank did, which has told why unless it was killed; those that we ended do not count."""
+    """End as a failed rank did, which has told why unless it was killed; those that SIGTERM has ended do not count."""
     for number, failure in failures.items():
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
             raise UserError(
                 f"rank {number} of the run died of {failure.signal_name()}, so all have ended; "
                 "if it was for lack of memory, lower data.batch_size; resume=true goes on"
             )
-    sys.exit(max(failure.exitcode for failure in failures.values()) if failures else 1)
+    sys.exit(max((failure.exitcode for failure in failures.values() if failure.exitcode > 0), default=143))
 
 
 def end_with_launcher() -> None:
