@@ -1,4 +1,6 @@
 import shutil
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +53,22 @@ def test_a_single_photo_serves_as_both(tmp_path, caplog):
 def test_wrong_arguments_are_named(photos, arguments, message):
     with pytest.raises(UserError, match=message):
         ContentDataModule(**{"name": "folder", "root": photos, "validation": 2, **arguments})
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 7, 12])
+def test_ranks_share_validation_photos_evenly(photos, world_size):
+    """Of six photos each is shown equally often: padding would bias the means. Equal shares keep ranks in step."""
+    data = ContentDataModule("folder", photos, 6, validation_root=photos, image_size=32, batch_size=2)
+    data.validation = sorted(photos.rglob("*.*"))
+    shares = []
+    for rank in range(world_size):
+        data.trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
+        shares.append(list(data.val_dataloader().sampler))
+    assert len({len(share) for share in shares}) == 1
+    shown = Counter(sum(shares, []))
+    assert sorted(shown) == list(range(6))
+    assert len(set(shown.values())) == 1
+    assert world_size not in (1, 2, 3, 6) or set(shown.values()) == {1}
 
 
 def test_batches_become_unit_range_floats(photos):

@@ -3,33 +3,104 @@ import pytest
 from impasto import machine
 from impasto.errors import UserError
 
-OPTIONS = {"devices": "auto", "num_nodes": 1, "accelerator": "cpu", "precision": "auto"}
+from . import ranks
+
+OPTIONS = {"devices": "auto", "accelerator": "cpu", "precision": "auto"}
 
 
-def test_torchrun_places_the_processes(monkeypatch):
-    for name, value in {
-        "TORCHELASTIC_RUN_ID": "x",
-        "LOCAL_WORLD_SIZE": "3",
-        "GROUP_WORLD_SIZE": "2",
-        "RANK": "0",
-        "GROUP_RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "6",
-    }.items():
-        monkeypatch.setenv(name, value)
+@pytest.fixture
+def environment(monkeypatch):
+    """Set variables, having removed what torchrun or Slurm may have set for the tests themselves."""
+    for name in [*ranks.torchrun(0, 1), *ranks.srun(0, 1), "SLURM_NTASKS_PER_NODE", "MASTER_PORT", "OMP_NUM_THREADS"]:
+        monkeypatch.setenv(name, "")  # so that it is put back, whatever the test sets
+        monkeypatch.delenv(name)
+
+    def environment(variables, **others):
+        for name, value in {**variables, **others}.items():
+            monkeypatch.setenv(name, value)
+
+    return environment
+
+
+def test_torchrun_places_the_processes(environment):
+    environment(ranks.torchrun(2, 3), GROUP_WORLD_SIZE="2")
+    assert machine.started_by() == "torchrun"
+    assert machine.rank() == 2
     assert machine.placement(OPTIONS) == (3, 2, None)
 
 
-def test_srun_places_the_processes(monkeypatch):
-    for name, value in {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}.items():
-        monkeypatch.setenv(name, value)
-    devices, nodes, environment = machine.placement(OPTIONS)
+def test_srun_places_the_processes(environment, monkeypatch):
+    environment(ranks.srun(5, 8), SLURM_NNODES="2", SLURM_NTASKS_PER_NODE="8")  # the job's, of which this is a step
+    assert machine.started_by() == "srun"
+    assert machine.rank() == 5
+    devices, nodes, plugin = machine.placement(OPTIONS)
     assert (devices, nodes) == (4, 2)
-    assert not environment.auto_requeue
+    assert not plugin.auto_requeue
+    plugin.validate_settings(4, 2)
 
 
-def test_otherwise_the_configuration_does():
-    assert machine.placement({**OPTIONS, "devices": 2}) == (2, 1, None)
+def test_tasks_that_fill_nodes_unevenly_are_refused(environment):
+    environment(ranks.srun(0, 5), SLURM_NNODES="2")
+    with pytest.raises(UserError, match="5 tasks on 2 nodes: --ntasks-per-node"):
+        machine.placement(OPTIONS)
+
+
+def test_steps_and_jobs_on_one_node_meet_at_ports_of_their_own(environment, monkeypatch):
+    ports = set()
+    for job, step in (("4711", "0"), ("4711", "1"), ("4712", "0"), ("14711", "0")):
+        monkeypatch.delenv("MASTER_PORT", raising=False)
+        environment(ranks.srun(0, 2), SLURM_JOB_ID=job, SLURM_STEP_ID=step)
+        ports.add(machine.placement(OPTIONS)[2].main_port)
+    assert len(ports) == 4
+    assert all(1024 < port < 32768 for port in ports)
+    environment(ranks.srun(0, 2), MASTER_PORT="1234")
+    assert machine.placement(OPTIONS)[2].main_port == 1234  # as the user says
+
+
+def test_a_batch_script_without_srun_is_told(environment, monkeypatch, caplog):
+    environment(ranks.srun(0, 2))
+    machine.placement(OPTIONS)
+    assert not caplog.text
+    monkeypatch.delenv("SLURM_STEP_ID")
+    machine.placement(OPTIONS)
+    assert "not one of its 2 tasks: srun python train.py starts them" in caplog.text
+
+
+@pytest.mark.parametrize(("devices", "said"), [("auto", False), (2, False), ([1, 3], False), (4, True), ([0], True)])
+def test_devices_that_contradict_the_launcher_get_a_word(environment, caplog, devices, said):
+    environment(ranks.torchrun(0, 2))
+    assert machine.placement({**OPTIONS, "devices": devices})[:2] == (2, 1)
+    assert ("has no say: torchrun started 2 processes on each of 1 nodes" in caplog.text) == said
+
+
+@pytest.mark.parametrize("job", [{}, ranks.srun(0, 1)])
+def test_otherwise_the_configuration_does(environment, job):
+    """Also in a job of Slurm's with one task, whose requeuing Lightning would take over."""
+    environment(job)
+    assert machine.started_by() is None
+    assert machine.rank() == 0
+    devices, nodes, plugin = machine.placement({**OPTIONS, "devices": 2})
+    assert (devices, nodes, type(plugin).__name__) == (2, 1, "LightningEnvironment")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (ranks.srun(0, 4), 3),  # of 12 cores
+        ({**ranks.srun(0, 4), "SLURM_CPUS_PER_TASK": "5"}, 5),
+        ({**ranks.srun(0, 4), "OMP_NUM_THREADS": "7"}, None),
+        (ranks.srun(0, 32), 1),
+        (ranks.torchrun(0, 4), None),  # which has set OMP_NUM_THREADS
+        ({}, None),
+    ],
+)
+def test_tasks_on_a_node_share_its_cores(environment, monkeypatch, variables, expected):
+    environment(variables)
+    threads = []
+    monkeypatch.setattr(machine, "cores", lambda: 12)
+    monkeypatch.setattr(machine.torch, "set_num_threads", threads.append)
+    machine.share_cores()
+    assert threads == ([] if expected is None else [expected])
 
 
 @pytest.mark.parametrize(("devices", "expected"), [(2, 2), ([1, 3, 5], 3), ("auto", 1), (-1, 1)])

@@ -69,6 +69,26 @@ def test_ranks_together_see_what_one_rank_sees(world_size):
     assert {len(batch) for batches in ranks for batch in batches} == {2}
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_ranks_together_show_every_photo_once_per_epoch(tmp_path, world_size, count):
+    """Also with fewer photos than ranks, and a number of images that no whole batches make."""
+
+    class Numbers(list):
+        def __getitem__(self, index):
+            return torch.full((3, 8, 8), index, dtype=torch.uint8)
+
+    dataset = TrainingPhotos(Numbers(range(count)), 8, 1, min_scale=1, colour=0, patches=0)
+    ranks = [PositionBatches(3, 40, 2, rank=rank, world_size=world_size) for rank in range(world_size)]
+    positions = sorted(position for batches in ranks for batch in batches for position in batch)
+    assert positions == list(range(3, 3 + len(positions)))
+    assert 40 <= positions[-1] + 1 < 40 + 2 * world_size  # the last batch is whole, and starts the next epoch
+    assert len({len(list(batches)) for batches in ranks}) == 1  # nobody waits for another
+    shown = {position: int(dataset[position].max()) for position in positions}
+    for epoch in range(-(-3 // count), 40 // count):
+        assert sorted(shown[epoch * count + place] for place in range(count)) == list(range(count))
+
+
 def test_positions_go_on_where_a_run_stopped():
     whole = list(PositionBatches(0, 40, 4))
     rest = PositionBatches(12, 40, 4, taken=3)

@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,3 +80,15 @@ def restart_peak(device: torch.device) -> int:
     with suppress(OSError):  # not on Linux
         Path("/proc/self/clear_refs").write_text("5")
     return int(psutil.Process().memory_info().rss)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible(gpus: Sequence[int]) -> str:
+    """What CUDA_VISIBLE_DEVICES should say for a process that sees only these of the GPUs that we see."""
+    ours = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = ours.split(",") if ours else [str(gpu) for gpu in range(max(gpus) + 1)]
+    return ",".join(names[gpu] for gpu in gpus)

@@ -6,30 +6,73 @@ from typing import Any
 
 import pooch
 import torch
-from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from impasto.errors import UserError
-from impasto.hardware import bfloat16_is_fast, compiler
+from impasto.hardware import bfloat16_is_fast, compiler, cores
 
 log = logging.getLogger("impasto")
 
 COMPILE_FROM = 50_000  # images on a GPU: below, a cold compilation costs more than it saves, by estimate
 
 
+def started_by() -> str | None:
+    """`torchrun` or `srun`, where one of them started this process as one of several ranks."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # first, as torchrun may run under srun
+        return "torchrun"
+    return "srun" if int(os.environ.get("SLURM_NTASKS", 1)) > 1 else None
+
+
 def rank() -> int:
     """This process among all of the run's, also before Lightning has set them up."""
-    return int(getattr(rank_zero_only, "rank", 0))
+    variables = {"torchrun": "RANK", "srun": "SLURM_PROCID"}
+    starter = started_by()
+    return int(os.environ.get(variables[starter], 0)) if starter else 0
 
 
 def placement(options: dict[str, Any]) -> tuple[Any, int, Any]:
-    """Devices per node, nodes and cluster plugin: as configured, or as torchrun or srun started us."""
-    if TorchElasticEnvironment.detect():
-        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"]), None
-    if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
+    """Devices per node, nodes and cluster plugin: as torchrun or srun started us, or else as configured.
+
+    Raises `UserError` where srun's tasks are not spread evenly.
+    """
+    from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment  # takes seconds
+
+    starter = started_by()
+    if starter is None:
+        return options["devices"], 1, LightningEnvironment()  # also where a batch job of Slurm has but one task
+    if starter == "torchrun":
+        devices, nodes, plugin = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"]), None
+    else:
+        devices, nodes = _tasks_per_node()
+        os.environ["SLURM_NTASKS_PER_NODE"] = str(devices)  # may be the batch job's, not the step's
+        os.environ.setdefault("MASTER_PORT", str(_port()))
         plugin = SLURMEnvironment(auto_requeue=False)
-        return int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ["SLURM_NNODES"]), plugin
-    return options["devices"], options["num_nodes"], None
+    if options["devices"] != "auto" and (asked := count_devices(options["devices"], options["accelerator"])) != devices:
+        log.warning(
+            "trainer.devices=%d has no say: %s started %d processes on each of %d nodes", asked, starter, devices, nodes
+        )
+    return devices, nodes, plugin
+
+
+def _tasks_per_node() -> tuple[int, int]:
+    tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", 1))
+    if tasks % nodes:
+        raise UserError(f"srun has {tasks} tasks on {nodes} nodes: --ntasks-per-node spreads them evenly")
+    if "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ:
+        log.warning("this seems to be a batch script, not one of its %d tasks: srun python train.py starts them", tasks)
+    return tasks // nodes, nodes
+
+
+def _port() -> int:
+    """One port for all ranks of a step, another one for the next job or step on the same node."""
+    job, step = (int(os.environ.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return 10_000 + (101 * job + step) % 22_000  # below those that systems hand out themselves
+
+
+def share_cores() -> None:
+    """Leave each of srun's ranks on a node its part of the cores, unless OMP_NUM_THREADS says how many."""
+    if started_by() == "srun" and "OMP_NUM_THREADS" not in os.environ:
+        share = int(os.environ.get("SLURM_CPUS_PER_TASK", cores() // _tasks_per_node()[0]))
+        torch.set_num_threads(max(1, share))
 
 
 def check_accelerator(accelerator: str) -> None:

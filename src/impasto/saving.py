@@ -20,6 +20,7 @@ from impasto.stopping import StopSignals
 log = logging.getLogger("impasto")
 
 LONGEST = 600.0  # s between two checkpoints that are counted in images: a slow machine loses no more
+AGREE = 10  # steps between two moments at which ranks on GPUs, which to ask makes wait, agree on what to do
 KEPT = 3  # checkpoints, so that a damaged one costs little
 
 
@@ -80,7 +81,9 @@ class SavedRun(Checkpoint):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Save or stop, as due after the steps before."""
         self._begun = (trainer.global_step, pl_module.images_seen)
-        if self.stops.patient:  # a step has been made
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        alike = trainer.world_size == 1 or on_cpu or trainer.global_step % AGREE == 0
+        if self.stops.patient and alike:  # a step has been made
             wish = self._agreed(trainer, self.stops.wish or int(self._due(pl_module.images_seen)))
             if wish:
                 self.save(trainer)

@@ -29,7 +29,15 @@ from impasto.guards import explained, guard
 from impasto.guards.batch_size import with_batch_size
 from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
-from impasto.machine import check_accelerator, choose_precision, count_devices, placement, rank, worth_compiling
+from impasto.machine import (
+    check_accelerator,
+    choose_precision,
+    count_devices,
+    placement,
+    rank,
+    share_cores,
+    worth_compiling,
+)
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import smallest_input
 from impasto.module import StyleTransferModule
@@ -148,9 +156,10 @@ def _trainer(
     guards: list[Callback],
 ) -> pl.Trainer:
     options = config["trainer"]
-    for key, least in (("log_every", 1), ("num_nodes", 1), ("gradient_clip", 0)):
+    for key, least in (("log_every", 1), ("gradient_clip", 0)):
         if not options[key] >= least:
             raise UserError(f"trainer.{key}={options[key]} should be at least {least}")
+    share_cores()
     devices, nodes, environment = placement(options)
     world_size = count_devices(devices, options["accelerator"]) * nodes
     batch = data.batch_size * world_size
@@ -233,11 +242,13 @@ def _start_folder(config: dict[str, Any], run_dir: Path, data: ContentDataModule
 
 def _quieten_libraries() -> None:
     """Leave out advice that does not apply; what is left is worth reading."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*`log_every_n_steps`.*",
         ".*your dataloader is not resumable.*",  # it is: it begins where the module stands
         ".*LeafSpec.*",
+        ".*`broadcast_buffers` is deprecated.*",  # what torch 2.15 has for it, 2.11 has not
     ):
         warnings.filterwarnings("ignore", message=message)

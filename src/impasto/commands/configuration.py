@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from impasto import cli
 from impasto.assets import PHOTOS, nearest, painting
-from impasto.errors import UserError
+from impasto.errors import UserError, one_line
 
 # values without a default, and how to give them
 EXAMPLES = {
@@ -62,6 +64,18 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
             if key and key not in known:
                 problem = f"{key!r} is unknown"
             raise UserError(f"{problem}{nearest(key, known)}; --help lists the options") from None
+
+
+def combinations(words: Sequence[str]) -> list[list[str]]:
+    """The words of each run of a multirun: every combination of values given with commas, in Hydra's grammar."""
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(words))
+    except OverrideParseException as error:
+        raise UserError(f"{error.override!r} is not understood: write key=value, see --help") from None
+    try:
+        return BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+    except HydraException as error:  # its own grammar has more sweeps than it can expand
+        raise UserError(f"{one_line(error)}: write key=value,value") from None
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`python train.py`: Hydra's configuration → `impasto.training.train`, with every mistake in one line."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,8 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from impasto import cli
-from impasto.commands.configuration import compose, plain, register_resolvers
+from impasto.commands.configuration import combinations, compose, plain, register_resolvers
 from impasto.errors import UserError
+
+log = logging.getLogger("impasto")
 
 USAGE = """
 Train a network that paints any photo in the style of one painting.
@@ -21,7 +24,9 @@ Train a network that paints any photo in the style of one painting.
   python train.py style.image=my_painting.jpg
   python train.py style=great_wave data=folder data.root=photos/ schedule=full trainer=gpu
   python train.py style=starry_night resume=true
-  torchrun --nproc-per-node=4 train.py style=starry_night trainer=ddp schedule=full
+  python train.py style=starry_night trainer=ddp trainer.devices=4 schedule=full
+  torchrun --nproc-per-node=4 train.py style=starry_night schedule=full
+  sbatch scripts/train.sbatch style=starry_night schedule=full
   python train.py -m style=starry_night,great_wave
 
   style=NAME                one of the paintings in configs/style
@@ -36,8 +41,8 @@ Train a network that paints any photo in the style of one painting.
                             but for data.keep=grey,tiny,duplicate
   schedule=quick|full       8 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
-  trainer=auto|cpu|gpu|ddp  trainer.devices=, trainer.num_nodes=, trainer.precision=, trainer.compile=auto|true|false,
-                            trainer.gradient_clip=
+  trainer=auto|cpu|gpu|ddp  trainer.devices= (torchrun and srun say how many themselves, on any number of nodes),
+                            trainer.precision=, trainer.compile=auto|true|false, trainer.gradient_clip=
   loss=default|johnson|gatys  terms relative to photos, or the papers' weights; loss.weights.…= (content, style, tv),
                             loss.style_layers.relu1_1= …, loss.content_layers.relu4_2=
   model=johnson|slim        slim: half the channels; model.width= (channels at full resolution), model.depth= (blocks)
@@ -51,6 +56,8 @@ Train a network that paints any photo in the style of one painting.
   checkpoint.every=N|Tmin   images (at most ten minutes of work are lost), or minutes, such as 10min
   validation.every= (images), seed=
   hydra.run.dir=DIR         default: runs/<style>/<when>
+  -m                        a run for each combination of the values that have commas between them: one per GPU, or as
+                            many as a CPU's cores permit, with a log beside each folder; one that fails stops no other
 
 Paths need no quoting beyond your shell's own. Watch with: tensorboard --logdir runs
 
@@ -81,33 +88,72 @@ def main(config_dir: Path) -> None:
 
 
 def _train(config_dir: Path, words: list[str]) -> None:
-    words = [cli.literal(word, LITERAL) for word in words]
-    words += _choices_for_this_machine(words)
-    if any(word.startswith("-") for word in words):  # Hydra's own flags: --multirun, --cfg, …
-        sys.argv[1:] = words
-        hydra.main(version_base="1.3", config_path=str(config_dir), config_name="train")(_job)()
+    words = [*words, *_choices_for_this_machine(words)]
+    if {"-m", "--multirun"} & set(words):
+        _train_all(config_dir, [word for word in words if word not in ("-m", "--multirun")])
         return
-    config = compose(config_dir, "train", words)
-    _start(plain(config), Path(config.hydra.run.dir))
+    if any(word.startswith("-") for word in words):  # Hydra's own flags: --cfg, --info, …
+        sys.argv[1:] = _quoted(words)
+
+        def job(config: DictConfig) -> None:
+            try:
+                _start(config_dir, words, plain(config), Path(HydraConfig.get().runtime.output_dir))
+            except UserError as error:  # which Hydra would show with its traceback
+                sys.exit(f"error: {error}")
+
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name="train")(job)()
+        return
+    config = compose(config_dir, "train", _quoted(words))
+    _start(config_dir, words, plain(config), Path(config.hydra.run.dir))
 
 
-def _job(config: DictConfig) -> None:
-    """One job of a multirun."""
-    try:
-        _start(plain(config), Path(HydraConfig.get().runtime.output_dir))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+def _quoted(words: Sequence[str]) -> list[str]:
+    return [cli.literal(word, LITERAL) for word in words]
 
 
-def _start(config: dict[str, Any], run_dir: Path) -> None:
+def _start(config_dir: Path, words: Sequence[str], config: dict[str, Any], run_dir: Path) -> None:
     if config["preview"]:
         from impasto.preview import preview
 
         preview(config, run_dir)
         return
-    from impasto.training import train  # Lightning takes seconds: mistakes in the words are answered at once
+    from impasto.launcher import end_with_launcher, launch, one_voice, ranks_to_launch
 
-    train(config, run_dir)
+    if ranks := ranks_to_launch(config["trainer"]):
+        command = [str(config_dir.parent / "train.py"), *words, f"hydra.run.dir={run_dir}"]
+        launch(command, ranks, config["trainer"])
+        return
+    end_with_launcher()
+    with one_voice():
+        from impasto.training import train  # Lightning takes seconds: mistakes in the words are answered at once
+
+        train(config, run_dir)
+
+
+def _train_all(config_dir: Path, words: Sequence[str]) -> None:
+    """A run for each combination of the values given with commas. Raises `UserError` naming the logs of failed runs."""
+    from impasto.machine import started_by
+    from impasto.multirun import places, run_all
+
+    if started_by():
+        raise UserError(f"-m starts processes of its own: leave {started_by()} out")
+    taken = [word for word in words if word.partition("=")[0].lstrip("+") in LITERAL]  # as they are, commas and all
+    named = any(word.startswith("hydra.run.dir=") for word in taken)
+    runs: dict[Path, list[str]] = {}
+    folders: list[Path] = []
+    for combination in combinations([word for word in words if word not in taken]):
+        config = compose(config_dir, "train", [*combination, *_quoted(taken)])
+        trainer, folder = plain(config)["trainer"], Path(config.hydra.run.dir)
+        if folder in folders and not named and str(config.resume).lower() != "false":
+            raise UserError(f"several runs would go on in {str(folder)!r}: scripts/train_gallery.py does that")
+        folders.append(folder)
+        number = folders.count(folder)
+        runs[Path(f"{folder}_{number}") if number > 1 else folder] = [*combination, *taken]
+    several = trainer["strategy"] == "ddp" or trainer["devices"] not in ("auto", 1)  # devices for each run
+    room: list[dict[str, str]] = [{}] if several else places(on_cpu=trainer["accelerator"] == "cpu")
+    log.info("%d runs, %d at a time", len(runs), min(len(runs), len(room)))
+    if failed := run_all(config_dir.parent / "train.py", runs, room):
+        raise UserError(f"failed: {', '.join(map(str, failed))}")
 
 
 def _choices_for_this_machine(words: Sequence[str]) -> list[str]:

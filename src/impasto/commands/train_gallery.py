@@ -1,13 +1,8 @@
 """`python scripts/train_gallery.py`: many styles, one per GPU, resumable; with their cards, into the package."""
 
 import logging
-import os
-import queue
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -62,6 +57,11 @@ class Run:
         """What the run leaves when it is done."""
         return self.folder / f"{self.style}.safetensors"
 
+    @property
+    def words(self) -> list[str]:
+        """Of train.py's command line."""
+        return [f"style={self.style}", f"strength={self.strength}", f"stroke={self.stroke}", "resume=true"]
+
 
 def main(root: Path) -> None:
     """Train a gallery on the command line, with the scripts and the configuration under `root`."""
@@ -70,14 +70,16 @@ def main(root: Path) -> None:
 
 def train_gallery(root: Path, words: list[str]) -> None:
     """Train what is missing, then score, ship and draw as asked for. Raises `UserError` naming the runs that failed."""
+    from impasto.multirun import places, run_all  # torch takes seconds
+
     names = {field.name for field in fields(GalleryOptions)}
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
     rest = [word for word in words if word.partition("=")[0] not in names]
     runs = planned(options)
     todo = [run for run in runs if not run.network.is_file()]
     log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
-    if failed := _train(root, todo, rest):
-        raise UserError(f"failed: {', '.join(str(run.folder.with_suffix('.log')) for run in failed)}")
+    if failed := run_all(root / "train.py", {run.folder: [*run.words, *rest] for run in todo}, places()):
+        raise UserError(f"failed: {', '.join(map(str, failed))}")
     if options.sheet is not None:
         _draw(runs, Path(options.sheet), Path(options.output) / "sheet.jpg")
     if options.ship:
@@ -94,39 +96,6 @@ def planned(options: GalleryOptions) -> list[Run]:
         extra = [f"strength_{strength}"] * (len(strengths) > 1) + [f"stroke_{stroke}"] * (len(strokes) > 1)
         runs.append(Run(style, strength, stroke, Path(options.output, "-".join([style, *extra]))))
     return runs
-
-
-def _train(root: Path, runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
-    """Run train.py for each, as many at once as there are GPUs; returns those that failed."""
-    import torch
-
-    gpus: queue.Queue[int | None] = queue.Queue()
-    count = torch.cuda.device_count()
-    for gpu in range(count) if count else [None]:
-        gpus.put(gpu)
-
-    def train(run: Run) -> bool:
-        gpu = gpus.get()
-        visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
-        what = (f"style={run.style}", f"strength={run.strength}", f"stroke={run.stroke}")
-        command = [sys.executable, str(root / "train.py"), *what, "resume=true", f"hydra.run.dir={run.folder}", *words]
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with Path(f"{run.folder}.log").open("a") as output:
-                status = subprocess.run(
-                    command, env={**os.environ, **visible}, stdout=output, stderr=subprocess.STDOUT
-                ).returncode
-        finally:
-            gpus.put(gpu)
-        log.info("%s: %s", run.folder, "done" if status == 0 else f"failed, see {run.folder}.log")
-        return status == 0
-
-    with ThreadPoolExecutor(gpus.qsize()) as pool:
-        try:
-            return [run for run, done in zip(runs, pool.map(train, runs), strict=True) if not done]
-        except KeyboardInterrupt:  # which the runs have got, too, and saved
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _draw(runs: Sequence[Run], source: Path, output: Path) -> None:

@@ -1,14 +1,16 @@
 """`ContentDataModule`: the photos that a network learns to stylize."""
 
+import hashlib
 import logging
 import os
+from math import gcd
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, Subset
+from torch.utils.data import DataLoader, Subset
 
 from impasto.data.pack import MANIFEST, PackedPhotos, pack_folder
 from impasto.data.pack import pack as pack_photos
@@ -25,6 +27,7 @@ from impasto.data.photos import (
 )
 from impasto.data.scan import KINDS, Reject, report, scan, unfit
 from impasto.errors import UserError
+from impasto.hardware import cores
 from impasto.image import find_images
 from impasto.stopping import ignore_stops
 
@@ -126,6 +129,7 @@ class ContentDataModule(pl.LightningDataModule):
         """The rest of the run, from where the module stands."""
         trainer: Any = self.trainer  # set by fit
         module = trainer.lightning_module
+        _check_that_ranks_agree(module.images_seen, self.training, trainer.world_size)
         batches = PositionBatches(
             module.images_seen,
             module.images,
@@ -138,11 +142,14 @@ class ContentDataModule(pl.LightningDataModule):
         return DataLoader(photos, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """Always the same photos, shared among the ranks."""
+        """Always the same photos, shared among the ranks: equally many for each, and each photo equally often.
+
+        So means over the ranks are the photos', and no rank waits for another that has fewer batches.
+        """
         photos = ValidationPhotos(self.validation, self.image_size)
         trainer: Any = self.trainer
-        shares: Any = DistributedSampler(photos, trainer.world_size, trainer.global_rank, shuffle=False)
-        return DataLoader(photos, self.batch_size, sampler=shares)
+        shown = [*range(len(photos))] * (trainer.world_size // gcd(trainer.world_size, len(photos)))
+        return DataLoader(photos, self.batch_size, sampler=shown[trainer.global_rank :: trainer.world_size])
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
         """From uint8 to [0, 1] on the device: a quarter of the bytes travel."""
@@ -187,9 +194,8 @@ class ContentDataModule(pl.LightningDataModule):
         trainer: Any = self.trainer
         workers = self.workers
         if workers is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             on_cpu = trainer.strategy.root_device.type == "cpu"
-            workers = 1 if on_cpu else max(1, min(16, cores // max(1, trainer.num_devices)))
+            workers = 1 if on_cpu else max(1, min(16, cores() // max(1, trainer.num_devices)))
         return {
             "num_workers": workers,
             "timeout": self.timeout if workers else 0,  # which would be for workers
@@ -197,6 +203,25 @@ class ContentDataModule(pl.LightningDataModule):
             "worker_init_fn": ignore_stops,
             "pin_memory": trainer.strategy.root_device.type == "cuda",
         }
+
+
+def _check_that_ranks_agree(images_seen: int, photos: list[Path], world_size: int) -> None:
+    """Raise `UserError` where a node has another run folder or other photos: positions would be lost or doubled."""
+    if world_size == 1:
+        return
+    names = hashlib.sha256("\n".join(map(str, photos)).encode(errors="surrogateescape")).hexdigest()
+    ranks: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(ranks, (images_seen, len(photos), names))
+    for rank, (seen, count, theirs) in enumerate(ranks):
+        if seen != ranks[0][0]:
+            raise UserError(
+                f"rank {rank} stands at {seen} images, rank 0 at {ranks[0][0]}: all nodes need to see the run folder"
+            )
+        if theirs != ranks[0][2]:
+            raise UserError(
+                f"rank {rank} has {count} training photos, rank 0 {ranks[0][1]}, not the same: "
+                "data.root should hold the same photos on every node"
+            )
 
 
 def _ready_pack(root: Path, short_side: int, validation_root: object) -> PackedPhotos:

@@ -1,0 +1,74 @@
+"""Many runs of train.py: each in a process of its own, one per GPU, or as many as a CPU's cores permit."""
+
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+
+from impasto.hardware import cores, visible
+
+log = logging.getLogger("impasto")
+
+CORES = 4  # for each run on a CPU: with fewer a run takes longer than it saves by not waiting, by estimate
+
+
+def places(on_cpu: bool = False) -> list[dict[str, str]]:
+    """The environments of runs that may go on at once: a GPU or its part of the cores for each."""
+    import torch
+
+    if not on_cpu and (count := torch.cuda.device_count()):
+        return [{"CUDA_VISIBLE_DEVICES": visible([gpu])} for gpu in range(count)]
+    count = max(1, cores() // CORES)
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores() // count)}
+    return [threads] * count
+
+
+def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[dict[str, str]]) -> list[Path]:
+    """Run `script` with the words that each run folder is mapped to, as many at once as there are places.
+
+    What a run says goes to a file beside its folder; returns the files of those that failed.
+    One that fails leaves the others alone. SIGTERM is passed on, so that they can save.
+    """
+    free: queue.Queue[dict[str, str]] = queue.Queue()
+    for place in places:
+        free.put(place)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def train(folder: Path) -> bool:
+        place, said = free.get(), _log(folder)
+        command = [sys.executable, str(script), *runs[folder], f"hydra.run.dir={folder}"]
+        said.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with said.open("ab") as output:
+                process = subprocess.Popen(command, env={**os.environ, **place}, stdout=output, stderr=output)
+                started.append(process)
+                status = process.wait()
+        finally:
+            free.put(place)
+        log.info("%s: %s", folder, "done" if status == 0 else f"failed, see {said}")
+        return status == 0
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        for process in started:
+            process.send_signal(signum)  # does nothing to those that have ended
+        sys.exit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    with ThreadPoolExecutor(len(places)) as pool:
+        try:
+            return [_log(folder) for folder, done in zip(runs, pool.map(train, runs), strict=True) if not done]
+        except (KeyboardInterrupt, SystemExit):  # the runs have got Ctrl-C, too, and save
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _log(folder: Path) -> Path:
+    return Path(f"{folder}.log")

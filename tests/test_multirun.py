@@ -1,0 +1,136 @@
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from impasto import multirun
+from impasto.commands import train
+from impasto.errors import UserError
+
+from .conftest import ROOT
+
+SCRIPT = """
+import json, os, signal, sys, time
+words = dict(word.split("=", 1) for word in sys.argv[1:])
+folder = words["hydra.run.dir"]
+os.makedirs(folder)
+start = time.monotonic()
+signal.signal(signal.SIGTERM, lambda *_: (open(f"{folder}/saved", "w"), sys.exit(143)))
+print("training", words["style"])
+if words["style"] == "bad":
+    sys.exit("error: bad")
+time.sleep(float(words.get("seconds", 0.5)))
+with open(f"{folder}/done", "w") as file:
+    json.dump([start, time.monotonic(), os.environ.get("CUDA_VISIBLE_DEVICES")], file)
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_runs_share_the_places_and_one_that_fails_stops_no_other(script, tmp_path):
+    folders = [tmp_path / "runs" / style for style in ("a", "bad", "b", "c")]
+    two = [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    failed = multirun.run_all(script, {folder: [f"style={folder.name}"] for folder in folders}, two)
+    assert failed == [tmp_path / "runs" / "bad.log"]
+    assert failed[0].read_text() == "training bad\nerror: bad\n"
+    spans = [json.loads((folder / "done").read_text()) for folder in folders if folder.name != "bad"]
+    assert {gpu for _, _, gpu in spans} == {"4", "5"}
+    for start, end, gpu in spans:  # on one place one after another, on two at once
+        others = [other for other in spans if other != [start, end, gpu] and other[2] == gpu]
+        assert all(other[0] >= end or other[1] <= start for other in others)
+    assert sorted(start for start, *_ in spans)[1] < min(end for _, end, _ in spans)
+
+
+def test_places_are_gpus_or_shares_of_the_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(multirun, "cores", lambda: 18)
+    assert multirun.places() == [{"CUDA_VISIBLE_DEVICES": "6"}, {"CUDA_VISIBLE_DEVICES": "7"}]
+    assert multirun.places(on_cpu=True) == [{"OMP_NUM_THREADS": "4"}] * 4
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(multirun, "cores", lambda: 2)
+    assert multirun.places() == [{"OMP_NUM_THREADS": "2"}]
+
+
+def test_sigterm_reaches_the_runs_which_save(script, tmp_path):
+    program = f"""
+        from pathlib import Path
+        from impasto.multirun import run_all
+        runs = {{Path({str(tmp_path)!r}, name): ["style=x", "seconds=60"] for name in "abc"}}
+        run_all(Path({str(script)!r}), runs, [{{}}, {{}}])
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
+    while len(list(tmp_path.glob("*/"))) < 2:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["a", "b"]
+    assert len(list(tmp_path.glob("*/saved"))) == 2
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """What `python train.py` with these words would run."""
+    monkeypatch.chdir(tmp_path)
+
+    def started(*words):
+        runs = {}
+        monkeypatch.setattr(multirun, "run_all", lambda script, what, places: runs.update(what) or [])
+        monkeypatch.setattr(multirun, "places", lambda on_cpu=False: [{}])
+        monkeypatch.setattr(train.cli, "run", lambda command, usage: command(list(words)))
+        train.main(ROOT / "configs")
+        return {str(folder): words for folder, words in runs.items()}
+
+    return started
+
+
+def test_each_style_is_a_run_in_a_folder_of_its_own(started):
+    runs = started("-m", "style=poppies,summertime", "data=bundled", "schedule=quick", "seed=3")
+    assert [folder.split("/")[:2] for folder in runs] == [["runs", "poppies"], ["runs", "summertime"]]
+    assert [words[0] for words in runs.values()] == ["style=poppies", "style=summertime"]
+    assert all({"seed=3", "schedule=quick"} <= set(words) for words in runs.values())
+
+
+def test_names_keep_their_commas_and_runs_of_one_style_their_folders(started, tmp_path):
+    painting = tmp_path / "one, two (3).jpg"
+    runs = started("--multirun", f"style.image={painting}", "strength=0.3,3", "hydra.run.dir=out", "resume=true")
+    assert list(runs) == ["out", "out_2"]
+    assert all(f"style.image={painting}" in words for words in runs.values())
+    assert [[word for word in words if word.startswith("strength")] for words in runs.values()] == [
+        ["strength=0.3"],
+        ["strength=3"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["style=poppies,popies"], "style 'popies' is unknown; did you mean 'poppies'"),
+        (["style=poppies", "seed=interval(1,2)"], "does not support sweep type"),
+        (["style=poppies", "seed=[1"], "is not understood"),
+        (["style=poppies", "strength=1,2", "resume=true"], "several runs would go on in 'runs/poppies"),
+    ],
+)
+def test_mistakes_start_nothing(started, tmp_path, words, line):
+    for folder in ("runs/poppies/2020/checkpoints",):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "000000001.ckpt").touch()
+    with pytest.raises(UserError, match=line):
+        started("-m", *words)
+
+
+def test_it_starts_processes_of_its_own(started, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(UserError, match="-m starts processes of its own: leave torchrun out"):
+        started("-m", "style=poppies,summertime")
