@@ -86,7 +86,6 @@ def test_a_loss_that_blows_up_costs_a_few_steps_and_lowers_the_rate(module, monk
     class Remembered(Divergence):
         def on_train_batch_start(self, trainer, pl_module, *_):
             states[pl_module.images_seen] = weights(pl_module)
-            super().on_train_batch_start(trainer, pl_module)
 
     blow_up(module, monkeypatch, range(46, 78))
     guard = Remembered("lower")
@@ -337,7 +336,7 @@ def test_auto_is_a_number_that_the_run_and_its_checkpoints_keep(main, monkeypatc
     assert load_network(run_dir / "starry_night.safetensors")[1]["batch_size"] == 8
     assert "batch_size: 8" in (run_dir / "config.yaml").read_text()
     monkeypatch.setattr(batch_size, "largest_fit", lambda *_: pytest.fail("measured again"))
-    config = {"data": {"batch_size": "auto"}, "trainer": {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}}
+    config = {"data": {"batch_size": "auto"}, "trainer": {"devices": 1, "accelerator": "cpu"}}
     resumed = load_training_checkpoint(run_dir / "checkpoints" / "000000032.ckpt")["batch_size"]
     kept = batch_size.with_batch_size({**config, "schedule": {"images": 40}}, resumed)
     assert kept["data"]["batch_size"] == 8
@@ -346,7 +345,6 @@ def test_auto_is_a_number_that_the_run_and_its_checkpoints_keep(main, monkeypatc
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["data.batch_size=auto", "trainer.devices=2"], "data.batch_size=auto is for one process, not 2: find"),
         (["data.batch_size=all"], "data.batch_size='all' should be a whole number or auto"),
         (["guards.on_divergence=pray"], "guards.on_divergence is lower or stop, not 'pray'"),
         (["guards.on_collapse=lower"], "guards.on_collapse is stop or warn, not 'lower'"),
@@ -358,6 +356,13 @@ def test_mistakes_are_one_line(main, words, line):
         main(*words)
     assert line in str(error.value)
     assert not Path("run").exists()
+
+
+def test_auto_is_for_one_process():
+    trainer = {"devices": 2, "accelerator": "cpu"}
+    config = {"data": {"batch_size": "auto"}, "trainer": trainer, "schedule": {"images": 40}}
+    with pytest.raises(UserError, match="data.batch_size=auto is for one process, not 2: find"):
+        batch_size.with_batch_size(config, None)
 
 
 @pytest.mark.parametrize(

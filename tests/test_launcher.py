@@ -112,7 +112,7 @@ def test_a_run_goes_on_with_more_or_fewer_ranks(words, runs, tmp_path, before, i
 def test_nodes_that_differ_are_refused_by_all(words, runs, tmp_path, own, line):
     noise_image(40, 36).save(tmp_path / "another.png")
     own = own.format(tmp_path=tmp_path, checkpoint=runs[0] / "2" / "run" / "checkpoints" / "000000018.ckpt")
-    both = ranks.train([*words, "trainer=ddp", "trainer.accelerator=cpu"], 2, tmp_path, own=[own])
+    both = ranks.train([*words, "trainer=ddp", "trainer.accelerator=cpu", "hydra.run.dir=run"], 2, tmp_path, own=[own])
     assert [rank.status for rank in both] == [1, 1]
     assert all(rank.stderr.splitlines()[-1].startswith(f"error: {line}") for rank in both)
 
@@ -135,13 +135,11 @@ def ranks_of(pid: int) -> dict[int, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
-@pytest.mark.parametrize("starter", ["trainer=ddp", "torchrun"])
-def test_a_dead_rank_ends_the_run_which_then_goes_on(words, tmp_path, starter):
+def test_a_dead_rank_ends_the_run_which_then_goes_on(words, tmp_path):
     """The others end at once, none is left over, one line says why; the port that another job has is not needed."""
     taken = socket.create_server(("localhost", 0))
     environment = {"CUDA_VISIBLE_DEVICES": "", "MASTER_PORT": str(taken.getsockname()[1]), "OMP_NUM_THREADS": "1"}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [sys.executable, *(torchrun if starter == "torchrun" else []), str(ROOT / "train.py"), *words]
+    command = [sys.executable, str(ROOT / "train.py"), *words]
     command += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "hydra.run.dir=run", "resume=true"]
     start = {"cwd": tmp_path, "env": {**os.environ, **environment}, "text": True}
     start |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -150,8 +148,7 @@ def test_a_dead_rank_ends_the_run_which_then_goes_on(words, tmp_path, starter):
         time.sleep(0.05)
     both = ranks_of(process.pid)
     assert sorted(both) == [0, 1]
-    killed = 1 if starter == "trainer=ddp" else 0
-    os.kill(both[killed], signal.SIGKILL)
+    os.kill(both[1], signal.SIGKILL)
     try:
         stdout, stderr = process.communicate(timeout=30)
     finally:
@@ -159,21 +156,17 @@ def test_a_dead_rank_ends_the_run_which_then_goes_on(words, tmp_path, starter):
     assert process.returncode == 1
     assert not any(status(pid) for pid in both.values())
     assert "now paint" not in stdout
-    if starter == "trainer=ddp":
-        assert [line for line in stderr.splitlines() if not line.startswith("warning")] == [
-            "error: rank 1 of the run died of SIGKILL, so all have ended; "
-            "if it was for lack of memory, lower data.batch_size; resume=true goes on"
-        ]
-        seen = max(int(path.stem) for path in (tmp_path / "run" / "checkpoints").glob("0*.ckpt"))
-        done = subprocess.run([*command, f"schedule.images={seen + 6}"], **start)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("now paint") == 1
-        assert done.stdout.count("photos for training") == 1
-        assert load_network(tmp_path / "run" / "great_wave.safetensors")[1]["images_seen"] >= seen + 6
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
-    else:
-        assert "Signal 9 (SIGKILL)" in stderr  # torchrun's report
-        assert "Traceback (most recent call last)" not in stderr.partition("torch.distributed.elastic")[0]
+    assert [line for line in stderr.splitlines() if not line.startswith("warning")] == [
+        "error: rank 1 of the run died of SIGKILL, so all have ended; "
+        "if it was for lack of memory, lower data.batch_size; resume=true goes on"
+    ]
+    seen = max(int(path.stem) for path in (tmp_path / "run" / "checkpoints").glob("0*.ckpt"))
+    done = subprocess.run([*command, f"schedule.images={seen + 6}"], **start)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("now paint") == 1
+    assert done.stdout.count("photos for training") == 1
+    assert load_network(tmp_path / "run" / "great_wave.safetensors")[1]["images_seen"] >= seen + 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
     taken.close()
 
 

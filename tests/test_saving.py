@@ -34,7 +34,13 @@ def run(tmp_path):
         saved.files.save_checkpoint({"weights": torch.ones(250_000), "images_seen": module.images_seen}, path)
 
     trainer = SimpleNamespace(
-        world_size=1, is_global_zero=True, lightning_module=module, logger=None, save_checkpoint=save_checkpoint
+        world_size=1,
+        global_step=0,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        is_global_zero=True,
+        lightning_module=module,
+        logger=None,
+        save_checkpoint=save_checkpoint,
     )
     saved.on_train_start(trainer, module)
     return saved, trainer, module

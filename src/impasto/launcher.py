@@ -30,11 +30,18 @@ def launch(command: Sequence[str], ranks: int, options: dict[str, Any]) -> None:
     A rank that ends badly ends the others, SIGTERM and Ctrl-C are passed on, and a rank's status becomes ours.
     Raises `UserError` for a rank that was killed.
     """
+    logging.disable()  # torchrun's pages about a rank that failed: it has told why in one line
+    try:
+        _launch(command, ranks, options)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _launch(command: Sequence[str], ranks: int, options: dict[str, Any]) -> None:
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.disable()  # torchrun's pages about a rank that failed: it has told why in one line
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ranks)))
     if isinstance(options["devices"], list):
         os.environ["CUDA_VISIBLE_DEVICES"] = visible(options["devices"])

@@ -96,10 +96,10 @@ class SavedRun(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Save where an error, as of the loader or a guard, ends one process between two steps; ranks would wait."""
-        step, seen = self._begun
-        between = trainer.global_step > step or pl_module.images_seen == seen
-        if isinstance(exception, Exception) and self.stops.patient and between and trainer.world_size == 1:
-            self.save(trainer)
+        if self.stops.patient and isinstance(exception, Exception) and trainer.world_size == 1:
+            step, seen = self._begun
+            if trainer.global_step > step or pl_module.images_seen == seen:
+                self.save(trainer)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Stop in the middle of a validation."""

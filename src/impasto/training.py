@@ -225,6 +225,8 @@ def _fit(
             trainer.validate(module, datamodule=data, verbose=False)
         saved.save(trainer)
     except RuntimeError as error:
+        if saved.stops.wish and trainer.world_size > 1:  # the others have ended, as this process was asked to
+            saved.stops.exit(saved.stops.wish)
         if problem := explained(error, config, data, module.images_seen):
             raise problem from None
         raise

@@ -22,6 +22,8 @@ from impasto.errors import UserError
 
 log = logging.getLogger("impasto")
 
+MEASURED = ("train/images_per_second", "train/loader_wait", "machine/hours", "machine/disk_free_gb")
+
 USAGE = """
 Train a tiny network once without a break, then again while it is killed at random moments and goes on with
 resume=true. Its curves and weights must be the same to the bit. For developers, on Linux.
@@ -91,7 +93,7 @@ class Run:
         return set(self.folder.glob("events.out.tfevents.*"))
 
     def curves(self) -> dict[str, list[tuple[int, Any]]]:
-        """Every curve and picture but the speed, as TensorBoard reads them: images seen and value."""
+        """Every curve and picture but what clock and disk say, as TensorBoard reads them: images seen and value."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(self.folder), size_guidance={"scalars": 0, "images": 0})
@@ -99,7 +101,7 @@ class Run:
         tags = events.Tags()
         scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
         images = {tag: [(e.step, e.encoded_image_string) for e in events.Images(tag)] for tag in tags["images"]}
-        return {tag: points for tag, points in (scalars | images).items() if tag != "train/images_per_second"}
+        return {tag: points for tag, points in (scalars | images).items() if tag not in MEASURED}
 
     @property
     def network(self) -> Path:

@@ -59,7 +59,7 @@ def stylize_many(words: list[str]) -> None:
         cli.log_to(sys.stderr)
     if options.output is None:
         raise UserError("output=… is missing: a folder, or the URL of one")
-    if options.smooth:
+    if options.smooth != StylizeManyOptions.smooth:
         raise UserError("smooth= is of videos, which stylize.py takes one by one")
     for name in ("workers", "cores", "batch"):
         if (value := getattr(options, name)) is not None and value < 1:

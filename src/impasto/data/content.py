@@ -125,11 +125,15 @@ class ContentDataModule(pl.LightningDataModule):
             "Content: %d photos for training, %d for validation, %s", len(self.training), len(self.validation), how
         )
 
+    def setup(self, stage: str) -> None:
+        """Compare the ranks, before a checkpoint is read. Raises `UserError` where they differ."""
+        trainer: Any = self.trainer
+        _check_that_ranks_agree(trainer.lightning_module.images_seen, self.training, trainer.world_size)
+
     def train_dataloader(self) -> DataLoader[Tensor]:
         """The rest of the run, from where the module stands."""
         trainer: Any = self.trainer  # set by fit
         module = trainer.lightning_module
-        _check_that_ranks_agree(module.images_seen, self.training, trainer.world_size)
         batches = PositionBatches(
             module.images_seen,
             module.images,

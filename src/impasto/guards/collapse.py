@@ -49,9 +49,7 @@ class Collapse(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Compare, log and judge."""
-        contrasts = pl_module.all_gather(torch.cat(self.contrasts)).reshape(-1, 2)
-        thumbnails = pl_module.all_gather(torch.cat(self.thumbnails))
-        thumbnails = thumbnails.reshape(-1, 2, thumbnails.shape[-1])  # of all ranks
+        contrasts, thumbnails = _of_all_ranks(torch.cat(self.contrasts)), _of_all_ranks(torch.cat(self.thumbnails))
         contrast, variety = _share(contrasts.mean(0)), _share(thumbnails.std(0, correction=0).mean(-1))
         pl_module.log_dict({"val/contrast": contrast, "val/variety": variety}, rank_zero_only=True)
         if contrast >= COLLAPSED and variety >= COLLAPSED:
@@ -80,3 +78,12 @@ def _share(pair: Tensor) -> float:
     """What the photos have of it that the pictures have; 1 where the photos have none."""
     photos, pictures = pair.tolist()
     return pictures / photos if photos > 0 else 1.0
+
+
+def _of_all_ranks(values: Tensor) -> Tensor:
+    """One after another; each rank has equally many."""
+    if not torch.distributed.is_initialized():
+        return values
+    parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, values)
+    return torch.cat(parts)
