@@ -1,3 +1,4 @@
+import mmap
 import os
 import sys
 import warnings
@@ -67,6 +68,12 @@ def write():
     os.write(2, b"libsomething: beware")
 
 
+def fill():
+    with mmap.mmap(-1, 100 << 20) as pages:  # fresh ones: the heap may have some to give
+        for place in range(0, len(pages), mmap.PAGESIZE):
+            pages[place] = 1
+
+
 def litter(room):
     (room / ".left").write_text("x")
 
@@ -81,7 +88,7 @@ def litter(room):
         (lambda room: warn(), "UserWarning shown"),
         (lambda room: write(), "text on stderr"),
         (litter, "stray file"),
-        (lambda room: b"x" * (100 << 20), "memory"),
+        (lambda room: fill(), "memory"),
     ],
 )
 def test_every_kind_of_finding_is_told_of_its_input(sound, tmp_path, monkeypatch, deed, verdict):
