@@ -1,5 +1,7 @@
+import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
@@ -49,3 +51,22 @@ def test_a_loaders_worker_leaves_signals_to_its_process():
     ignore_stops(0)
     for number in SIGNALS:
         os.kill(os.getpid(), number)
+
+
+def test_no_worker_that_ignores_its_end_is_waited_for():
+    """As where a signal comes while a loader starts its workers."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+
+    def work():
+        ignore_stops(0)
+        ready.set()
+        time.sleep(60)
+
+    worker = context.Process(target=work, daemon=True)
+    with pytest.raises(SystemExit), StopSignals():
+        worker.start()
+        assert ready.wait(20)
+        os.kill(os.getpid(), signal.SIGTERM)
+    worker.join(20)
+    assert worker.exitcode == -signal.SIGKILL

@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SIGUSR1 (schedulers' notice) as a wish to stop, granted between two steps."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -33,6 +34,9 @@ class StopSignals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if error is not None:  # a worker whose loader was only being made ignores its end, which Python waits for
+            for child in multiprocessing.active_children():
+                child.kill()
 
     def install(self) -> None:
         """Take the signals, from a library that has taken them meanwhile."""
