@@ -96,6 +96,8 @@ class Run:
         """Every curve and picture but what clock and disk say, as TensorBoard reads them: images seen and value."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+        if not self.folder.is_dir():  # killed before it was made
+            return {}
         events = EventAccumulator(str(self.folder), size_guidance={"scalars": 0, "images": 0})
         events.Reload()
         tags = events.Tags()
