@@ -21,7 +21,7 @@ from impasto.guards.divergence import LOWERED, RETURNS, WINDOW, Divergence
 from impasto.module import StyleTransferModule
 
 from .conftest import ROOT
-from .test_module import photos, small_module
+from .test_module import photos, quiet_trainer, small_module
 from .test_train import SMALL, events
 
 pytestmark = [
@@ -52,17 +52,7 @@ def main(tmp_path, monkeypatch):
 
 
 def trainer(guard, steps, **options):
-    return pl.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[guard],
-        **options,
-    )
+    return quiet_trainer(steps, callbacks=[guard], **options)
 
 
 def blow_up(module, monkeypatch, when, factor=1e6):

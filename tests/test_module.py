@@ -28,9 +28,10 @@ def module():
     return small_module()
 
 
-def fit(module, batches, **options):
-    trainer = pl.Trainer(
-        max_steps=len(batches),
+def quiet_trainer(steps, **options):
+    """It writes and shows nothing."""
+    return pl.Trainer(
+        max_steps=steps,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -39,6 +40,10 @@ def fit(module, batches, **options):
         num_sanity_val_steps=0,
         **options,
     )
+
+
+def fit(module, batches, **options):
+    trainer = quiet_trainer(len(batches), **options)
     trainer.fit(module, DataLoader(batches, batch_size=None))
     return trainer
 

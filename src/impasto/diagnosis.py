@@ -25,7 +25,7 @@ from impasto.data.content import prepared_coco
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError, one_line
 from impasto.guards.disk import free_space
-from impasto.hardware import bfloat16_is_fast, compiler, processor
+from impasto.hardware import bfloat16_is_fast, compiler, cores, processor
 from impasto.image import find_images, read_image
 from impasto.machine import device_type, trains_in_bfloat16
 from impasto.models.vgg import TORCHVISION_URL, VGG19Features
@@ -110,9 +110,9 @@ def _version(package: str) -> Answer:
 
 def _processor() -> Answer:
     name = processor()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     instructions = torch.backends.cpu.get_cpu_capability()
-    return f"{name}, {cores} cores, {instructions}", {"name": name, "cores": cores, "instructions": instructions}
+    values = {"name": name, "cores": cores(), "instructions": instructions}
+    return f"{name}, {cores()} cores, {instructions}", values
 
 
 def _memory() -> Answer:

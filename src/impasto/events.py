@@ -60,7 +60,7 @@ class Events(Logger):
     @rank_zero_only
     def add_image(self, tag: str, image: Tensor, step: int) -> None:
         """An image, shape (3, height, width), in [0, 1]."""
-        self._add(step, summary.image(tag, image, dataformats="CHW"))  # type: ignore[no-untyped-call]
+        self._add(step, summary.image(tag, image, dataformats="CHW"))  # type: ignore[no-untyped-call]  # torch
 
     @rank_zero_only
     def settle(self) -> None:

@@ -11,27 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
 from impasto.animation import Animation
 from impasto.errors import PictureError, UserError
 from impasto.image import find_images
 from impasto.job import Job, Look, default_output, json_line, read_content, result_suffix, write_result
 from impasto.picture import Picture
 from impasto.picture_files import check_file
+from impasto.progress import progress_bar
 from impasto.video import is_video
 
 log = logging.getLogger("impasto")
 
 REPORT = "report.jsonl"
 NAME_BYTES = 255  # of a file, on all common file systems
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Images a second."""
-        return Text("" if task.speed is None else f"{task.speed:.2f} images/s")
 
 
 def stylize_folder(job: Job, look: Look, folder: Path, output: str | None, as_json: bool) -> None:
@@ -49,11 +41,10 @@ def stylize_folder(job: Job, look: Look, folder: Path, output: str | None, as_js
     targets = _targets(sources, folder, place, job.suffix)
     before = _done_before(place / REPORT, look.key)
     place.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn(look.name), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     counts = {"done": 0, "failed": 0, "skipped": 0}
     with (
         (place / REPORT).open("a", encoding="utf-8") as report,
-        Progress(*columns, transient=True, disable=as_json) as progress,
+        progress_bar(look.name, "images", as_json) as progress,
     ):
         bar = progress.add_task("", total=len(sources))
         for record in _painted(job, look, sources, targets, before):

@@ -85,7 +85,7 @@ class Stylizer:
         """Stylize a picture as the controls say; transparency and EXIF stay. Raises `UserError`."""
         return self.paint_all([picture], controls)[0]
 
-    def paint_all(self, pictures: Sequence[Picture], controls: Controls = Controls()) -> list[Picture]:  # noqa: B008
+    def paint_all(self, pictures: Sequence[Picture], controls: Controls = Controls()) -> list[Picture]:  # noqa: B008, as above
         """Stylize pictures as `paint` does; those of one size that follow one another at once, where that pays."""
         photos = [picture.resized(controls.sizes(*picture.size)[1]) for picture in pictures]
         if controls.strength == 0:

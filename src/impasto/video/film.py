@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 from av.packet import Packet
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from impasto.errors import UserError
 from impasto.picture import Picture
+from impasto.progress import progress_bar
 from impasto.video.ahead import ahead
 from impasto.video.clip import Clip, Frames, Pictures, open_frames
 from impasto.video.encoding import Encoder, Encoding, choose_encoding
@@ -30,12 +29,6 @@ log = logging.getLogger("impasto")
 HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273's transfers
 Memory = dict[str, np.ndarray]
 PART = 96  # frames: what is lost at most when a run is stopped; each costs a key frame
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Frames a second."""
-        return Text("" if task.speed is None else f"{task.speed:.2f} frames/s")
 
 
 def stylize_film(
@@ -69,8 +62,7 @@ def stylize_film(
     done = parts.resume(_record(clip, encoding, key))
     if done:
         log.info("%d frames were there already", sum(len(parts.read(index).times) for index in range(done)))
-    columns = (TextColumn(clip.path.name), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=quiet) as progress:
+    with progress_bar(clip.path.name, "frames", quiet) as progress:
         bar = progress.add_task("", total=clip.frames or None)
         try:
             number, last = _paint_parts(clip, encoding, parts, done, paint, memories, lambda: progress.advance(bar))
