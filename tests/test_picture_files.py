@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,27 +81,39 @@ def test_results_are_tagged_as_srgb(tmp_path, suffix, dtype):
     assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
 
 
+COPYRIGHT = "© somebody".encode()
+
+
 def photo_with_exif(path, orientation=6, **options):
     exif = Image.Exif()
-    exif[0x0112], exif[0x010F], exif[0x8298] = orientation, "Camera & Co", "© somebody"
+    exif[0x0112], exif[0x010F], exif[0x8298] = orientation, "Camera & Co", COPYRIGHT
     exif.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
     exif.get_ifd(0x8825)[0x0001] = "N"
     Image.fromarray(as_type(smooth(40, 20), "uint8")).save(path, exif=exif, **options)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
-def test_exif_is_kept_but_for_the_orientation(tmp_path, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "bits"), [(".jpg", 8), (".png", 8), (".webp", 8), (".tif", 8), (".png", 16), (".tif", 16)]
+)
+def test_exif_is_kept_but_for_the_orientation(tmp_path, suffix, bits):
     photo_with_exif(tmp_path / "photo.jpg")
     picture = read_picture(tmp_path / "photo.jpg")
     assert picture.size == (20, 40)  # upright
+    if bits == 16:
+        picture = replace(picture, pixels=deep(300, 200))  # of many strips
     write_picture(picture, tmp_path / f"a{suffix}")
     with Image.open(tmp_path / f"a{suffix}") as image:
         exif = image.getexif()
         assert exif[0x010F] == "Camera & Co"
         assert exif.get_ifd(0x8769)[0x9003] == "2024:05:06 07:08:09"
         assert exif.get_ifd(0x8825)[0x0001] == "N"
-        assert 0x0112 not in exif
-    assert read_picture(tmp_path / f"a{suffix}").size == (20, 40)
+        assert exif[0x8298].encode("latin-1") == COPYRIGHT
+        assert exif.get(0x0112, 1) == 1
+    again = read_picture(tmp_path / f"a{suffix}")
+    assert again.size == picture.size
+    if bits == 16:
+        np.testing.assert_array_equal(again.pixels, picture.pixels)
+        assert again.exif == picture.exif
 
 
 def test_sixteen_bits_are_turned_upright_too(tmp_path):

@@ -60,14 +60,12 @@ def read_deep(
 
 
 def deep_bytes(picture: Picture, suffix: str) -> bytes:
-    """The file's content, of a picture in uint16."""
+    """The file's content, of a picture in uint16, without its EXIF."""
     import pyvips
 
     array = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
     image = pyvips.Image.new_from_array(array, interpretation="rgb16").copy()
     image.set_type(pyvips.GValue.blob_type, "icc-profile-data", SRGB)
-    if picture.exif:
-        image.set_type(pyvips.GValue.blob_type, "exif-data", picture.exif)
     options = {"compression": "deflate"} if suffix != ".png" else {}
-    content: bytes = image.write_to_buffer(suffix, **options)
+    content: bytes = image.write_to_buffer(suffix, keep="icc", **options)  # no EXIF of its own
     return content

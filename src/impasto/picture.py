@@ -6,13 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from impasto.exif import kept_exif
 from impasto.levels import LEVELS, as_type, composite, converted, resize_array, spread, unit
 
-# what may be told of the stylized picture, too: not orientation, size, strips, nor the photo's thumbnail
-KEPT_EXIF = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # description, camera, software, date, artist
-SUB_IFDS = (0x8769, 0x8825)  # Exif, GPS
-MAKER_NOTE = 0x927C  # of any length, in the camera's own format
-EXIF_BYTES = 65533  # of a segment of JPEG
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -94,26 +90,6 @@ def from_pil(image: Image.Image) -> Picture:
         except (ImageCms.PyCMSError, OSError):  # a profile that does not fit the image: read it as sRGB
             pass
     return Picture(np.asarray(image.convert("RGB")), alpha, exif)
-
-
-def kept_exif(image: Image.Image) -> bytes:
-    """Of a file's EXIF what may be carried on, packed; b"" where there is none, or it is damaged."""
-    try:
-        found, kept = image.getexif(), Image.Exif()
-        for tag in KEPT_EXIF:
-            if tag in found:
-                kept[tag] = found[tag]
-        for ifd in SUB_IFDS:
-            if content := found.get_ifd(ifd):
-                kept.get_ifd(ifd).update(content)
-        if not kept and not any(kept.get_ifd(ifd) for ifd in SUB_IFDS):
-            return b""
-        if len(kept.tobytes()) > EXIF_BYTES:
-            kept.get_ifd(0x8769).pop(MAKER_NOTE, None)
-        packed = kept.tobytes()
-        return packed if len(packed) <= EXIF_BYTES else b""
-    except Exception:  # damaged metadata, for which Pillow has no one error: the picture does without
-        return b""
 
 
 def is_srgb(profile: bytes) -> bool:
