@@ -10,8 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from impasto import launcher
 from impasto.checkpoint import load_network, load_training_checkpoint
 from impasto.commands import train
+from impasto.commands.configuration import compose
 from impasto.data.photos import TrainingPhotos, photo_at
 from impasto.errors import UserError
 from impasto.guards import batch_size, disk, loader
@@ -20,6 +22,7 @@ from impasto.guards.collapse import Collapse
 from impasto.guards.divergence import LOWERED, RETURNS, WINDOW, Divergence
 from impasto.module import StyleTransferModule
 
+from . import ranks
 from .conftest import ROOT
 from .test_module import photos, quiet_trainer, small_module
 from .test_train import SMALL, events
@@ -43,7 +46,8 @@ def main(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def main(*words: str) -> Path:
-        given = ["style=starry_night", "init=random", *SMALL, "stroke=64", "trainer=cpu", "hydra.run.dir=run"]
+        given = ["style=starry_night", "init=random", *SMALL, "stroke=64", "hydra.run.dir=run"]
+        given += [] if "trainer=ddp" in words else ["trainer=cpu"]
         monkeypatch.setattr(train.cli, "run", lambda command, usage: command([*given, *words]))
         train.main(ROOT / "configs")
         return tmp_path / "run"
@@ -110,31 +114,54 @@ def test_a_loss_that_is_never_finite_stops_training_with_the_weights_it_had(modu
     assert all(torch.equal(weight, before[name]) for name, weight in weights(module).items())
 
 
-def test_a_resumed_run_keeps_the_lowered_rate_and_blows_up_alike(module, monkeypatch, tmp_path):
-    class Saved(pl.Callback):
-        def on_train_batch_end(self, trainer, pl_module, *_):
-            if pl_module.images_seen == 64:
-                trainer.save_checkpoint(tmp_path / "64.ckpt")
+class Saved(pl.Callback):
+    """Saves every so many images."""
 
+    def __init__(self, folder, every):
+        self.folder, self.every = folder, every
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if pl_module.images_seen % self.every == 0:
+            trainer.save_checkpoint(self.folder / f"{pl_module.images_seen}.ckpt")
+
+
+def test_a_resumed_run_keeps_the_lowered_rate_and_blows_up_alike(module, monkeypatch, tmp_path):
     other, lower = copy.deepcopy(module), copy.deepcopy(module)
     batches = photos(1) * 60
     for network in (module, other):
-        blow_up(network, monkeypatch, [*range(24, 40), *range(70, 90)])
+        blow_up(network, monkeypatch, [*range(24, 40), *range(62, 80)])
     whole, resumed = Divergence("lower"), Divergence("lower")
     fit = trainer(whole, 60)
-    fit.callbacks.append(Saved())
+    fit.callbacks.append(Saved(tmp_path, 60))
     fit.fit(module, DataLoader(batches, batch_size=None))
     trainer(resumed, 60).fit(
-        other, DataLoader(batches, batch_size=None), ckpt_path=tmp_path / "64.ckpt", weights_only=True
+        other, DataLoader(batches, batch_size=None), ckpt_path=tmp_path / "60.ckpt", weights_only=True
     )
     assert whole.returns == resumed.returns == 2
     assert all(torch.equal(weight, weights(other)[name]) for name, weight in weights(module).items())
     lower.record["schedule"] = {"learning_rate": 1e-4}  # the mend that the message names
     again = Divergence("lower")
     trainer(again, 40).fit(
-        lower, DataLoader(batches, batch_size=None), ckpt_path=tmp_path / "64.ckpt", weights_only=True
+        lower, DataLoader(batches, batch_size=None), ckpt_path=tmp_path / "60.ckpt", weights_only=True
     )
     assert (again.returns, lower.rate_factor) == (0, 1.0)
+
+
+def test_windows_go_on_over_checkpoints(module, monkeypatch, tmp_path, caplog):
+    """More frequent ones do not keep the guard from judging; a resumed run judges where an uninterrupted one does."""
+    other, batches = copy.deepcopy(module), photos(1) * 60
+    for network in (module, other):
+        blow_up(network, monkeypatch, range(46, 78))
+    whole, resumed = Divergence("lower"), Divergence("lower")
+    fit = trainer(whole, 60)
+    fit.callbacks.append(Saved(tmp_path, 6))
+    fit.fit(module, DataLoader(batches, batch_size=None))
+    trainer(resumed, 60).fit(
+        other, DataLoader(batches, batch_size=None), ckpt_path=tmp_path / "54.ckpt", weights_only=True
+    )
+    assert whole.returns == resumed.returns == 2
+    assert "at 60 images: back to the weights of 20 images" in caplog.text
+    assert "at 60 images: back to the weights of 54 images" in caplog.text
 
 
 def test_a_learning_rate_of_a_million_ends_in_one_line_and_the_first_weights(main):
@@ -348,11 +375,29 @@ def test_mistakes_are_one_line(main, words, line):
     assert not Path("run").exists()
 
 
-def test_auto_is_for_one_process():
+def test_auto_is_not_for_ranks_that_somebody_has_started(monkeypatch):
+    """Each would measure, beside the others."""
+    for name, value in ranks.torchrun(0, 2).items():
+        monkeypatch.setenv(name, value)
     trainer = {"devices": 2, "accelerator": "cpu"}
     config = {"data": {"batch_size": "auto"}, "trainer": trainer, "schedule": {"images": 40}}
-    with pytest.raises(UserError, match="data.batch_size=auto is for one process, not 2: find"):
+    with pytest.raises(UserError, match="data.batch_size=auto is not for 2 processes that torchrun has started: find"):
         batch_size.with_batch_size(config, None)
+    assert batch_size.with_batch_size(config, 4)["data"]["batch_size"] == 4
+
+
+def test_auto_is_measured_once_for_all_ranks(main, monkeypatch, caplog):
+    """Those of a CPU share its memory."""
+    asked, launched = [], []
+    fit = Fit(4, 32, 10**9, 2 * 10**9)
+    monkeypatch.setattr(batch_size, "largest_fit", lambda *words: asked.append(words[1:]) or fit)
+    monkeypatch.setattr(launcher, "launch", lambda command, ranks, options: launched.append((command, ranks)))
+    caplog.set_level(logging.INFO, "impasto")
+    main("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=auto", "schedule.images=32")
+    ((command, count),) = launched
+    assert (asked, count, command[-2]) == ([(64, 2)], 2, "data.batch_size=4")
+    assert "schedule.images=32: 4 steps" in caplog.text
+    assert compose(ROOT / "configs", "train", command[1:]).data.batch_size == 4
 
 
 @pytest.mark.parametrize(

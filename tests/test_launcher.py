@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from impasto import launcher
-from impasto.checkpoint import load_network
+from impasto.checkpoint import load_network, load_training_checkpoint
 from impasto.errors import UserError
 
 from . import ranks
@@ -117,6 +117,21 @@ def test_nodes_that_differ_are_refused_by_all(words, runs, tmp_path, own, line):
     assert all(rank.stderr.splitlines()[-1].startswith(f"error: {line}") for rank in both)
 
 
+def test_a_loss_that_blows_up_is_judged_by_all_ranks_alike(words, tmp_path):
+    """Each returns three times, one line tells why, and the checkpoint has the weights of the start."""
+    placed = ["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=1", "hydra.run.dir=run"]
+    rates = ["schedule.learning_rate=1e6", "schedule.images=400", "validation.every=1000"]
+    first, second = ranks.train([*words, *placed, *rates], 2, tmp_path)
+    assert (first.status, second.status) == (1, 1)
+    warnings = [line for line in first.stderr.splitlines() if "back to the weights of 0 images, and on" in line]
+    assert len(warnings) == 3
+    assert "lowered it 3 times; lower schedule.learning_rate=1e+06" in first.stderr.splitlines()[-1]
+    assert [line for line in second.stderr.splitlines() if line.startswith("warning")] == []
+    newest = max((tmp_path / "run" / "checkpoints").glob("0*.ckpt"))
+    net = load_training_checkpoint(newest)["net"]
+    assert max(float(weight.abs().max()) for weight in net.values()) < 10
+
+
 def status(pid: int) -> str:
     """Of a process: its state's letter, or nothing when it is gone."""
     try:
@@ -165,6 +180,7 @@ def test_a_dead_rank_ends_the_run_which_then_goes_on(words, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("now paint") == 1
     assert done.stdout.count("photos for training") == 1
+    assert "sync_dist" not in done.stderr
     assert load_network(tmp_path / "run" / "great_wave.safetensors")[1]["images_seen"] >= seen + 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
     taken.close()

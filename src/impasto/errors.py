@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class TrainingError(UserError):
+    """What ends a training on all ranks after the same step."""
+
+
 class PictureError(UserError):
     """One picture cannot be written as asked for, which says nothing of the next: a folder goes on."""
 

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from impasto.errors import UserError
+from impasto.errors import TrainingError, UserError
 from impasto.events import Events
 from impasto.resume import checkpoints, write_checkpoint
 from impasto.stopping import StopSignals
@@ -95,8 +95,9 @@ class SavedRun(Checkpoint):
         self.stops.patient = True
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Save where an error, as of the loader or a guard, ends one process between two steps; ranks would wait."""
-        if self.stops.patient and isinstance(exception, Exception) and trainer.world_size == 1:
+        """Save where an error ends training between two steps; of one rank alone, the others would wait for ever."""
+        alike = trainer.world_size == 1 or isinstance(exception, TrainingError)
+        if self.stops.patient and isinstance(exception, Exception) and alike:
             step, seen = self._begun
             if trainer.global_step > step or pl_module.images_seen == seen:
                 self.save(trainer)

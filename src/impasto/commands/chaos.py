@@ -83,7 +83,12 @@ class Run:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with Path(f"{self.folder}.log").open("a") as output:  # on the same disk
             process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.PIPE, text=True, start_new_session=True
+                command,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                env={**os.environ, "PYTHONFAULTHANDLER": "1"},
             )
         atexit.register(process.kill)  # where it is we who are interrupted
         return process
@@ -117,6 +122,7 @@ def chaos(root: Path, words: list[str]) -> None:
     faults = options.faults.split(",")
     if unknown := [fault for fault in faults if fault not in FAULTS]:
         raise UserError(f"faults={unknown[0]} is unknown; known: {', '.join(FAULTS)}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every kill
     dice = random.Random(options.seed)
     whole, startup = _uninterrupted(Run(root, Path(options.output, "whole"), options.images))
@@ -179,7 +185,7 @@ def _kill(run: Run, fault: str, tally: Tally, startup: float, dice: random.Rando
         process.terminate()  # as a scheduler does; a terminal's Ctrl-C and the kernel reach the workers, too
     else:
         os.killpg(process.pid, number)
-    error = _end(process)
+    error = _end(process, fault)
     if run.network.exists():
         return False  # it had just ended
     if number != signal.SIGKILL:
@@ -248,13 +254,19 @@ def _finish(process: "subprocess.Popen[str]", of_full_disk: bool = False) -> Non
         raise UserError(f"a run ended with status {process.returncode}: {error[-1000:]!r}")
 
 
-def _end(process: "subprocess.Popen[str]") -> str:
-    """What a process that was asked to stop says on stderr."""
+def _end(process: "subprocess.Popen[str]", fault: str) -> str:
+    """What a process that was asked to stop says on stderr. Raises `UserError` with its stacks where it hangs."""
     try:
         return process.communicate(timeout=GRACE)[1]
     except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # of which Python's fault handler tells
+    try:
+        stacks = process.communicate(timeout=GRACE)[1]
+    except subprocess.TimeoutExpired:
+        stacks = "it has ended, but not all that it started"
+    finally:
         os.killpg(process.pid, signal.SIGKILL)
-        raise UserError(f"a run has not stopped for {GRACE:.0f} s") from None
+    raise UserError(f"{fault}: a run has not stopped for {GRACE:.0f} s:\n{stacks}")
 
 
 def _compare(whole: Run, killed: Run) -> None:

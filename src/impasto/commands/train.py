@@ -120,6 +120,13 @@ def _start(config_dir: Path, words: Sequence[str], config: dict[str, Any], run_d
     from impasto.launcher import end_with_launcher, launch, one_voice, ranks_to_launch
 
     if ranks := ranks_to_launch(config["trainer"]):
+        if config["data"]["batch_size"] == "auto":
+            from impasto.guards.batch_size import with_batch_size
+            from impasto.resume import find
+
+            resumed = find(config["resume"], run_dir)
+            config = with_batch_size(config, resumed.content.get("batch_size") if resumed else None)
+            words = [*words, f"data.batch_size={config['data']['batch_size']}"]
         command = [str(config_dir.parent / "train.py"), *words, f"hydra.run.dir={run_dir}"]
         launch(command, ranks, config["trainer"])
         return

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from impasto.errors import UserError
 from impasto.hardware import peak_memory, restart_peak
-from impasto.machine import count_devices, device_type, placement, trains_in_bfloat16
+from impasto.machine import count_devices, device_type, placement, started_by, trains_in_bfloat16
 from impasto.memory import give_freed_memory_back, keep_freed_memory
 from impasto.rehearsal import Rehearsal
 from impasto.tiling.room import free_memory
@@ -37,23 +37,26 @@ def with_batch_size(config: dict[str, Any], before: int | None) -> dict[str, Any
     """The configuration with a number for `data.batch_size=auto`: that of `before`, in a run that is resumed.
 
     Else the largest power of two, up to `LARGEST`, that fits; says what that means for the schedule.
-    Raises `UserError` where not even one image fits, and for several processes.
+    Of several ranks each gets the number; on a CPU they share the memory. Asked before they are started, as each would
+    measure: raises `UserError` where somebody else has started them, and where not even one image fits.
     """
     data, options, images = config["data"], config["trainer"], config["schedule"]["images"]
     if data["batch_size"] != "auto":
         return config
-    devices, nodes, _ = placement(options)
-    if (processes := count_devices(devices, options["accelerator"]) * nodes) > 1:
-        raise UserError(
-            f"data.batch_size=auto is for one process, not {processes}: find the number with trainer.devices=1"
-        )
     if before is not None:
         return {**config, "data": {**data, "batch_size": before}}
+    devices, nodes, _ = placement(options)
+    processes = count_devices(devices, options["accelerator"]) * nodes
+    if processes > 1 and (starter := started_by()):
+        raise UserError(
+            f"data.batch_size=auto is not for {processes} processes that {starter} has started: "
+            "find the number with trainer.devices=1"
+        )
     log.info("data.batch_size=auto: trying what fits, in a minute or two")
-    fit = largest_fit(config, LARGEST)
+    fit = largest_fit(config, LARGEST, processes if device_type(options) == "cpu" else 1)
     if fit is None or fit.image_size < data["image_size"]:
         raise UserError(f"data.image_size={data['image_size']} takes more memory than there is: {_instead(fit)}")
-    steps = -(-images // fit.batch_size)
+    steps = -(-images // (fit.batch_size * processes))
     log.info("data.batch_size=%d takes %s of %s", fit.batch_size, decimal(fit.peak), decimal(fit.room))
     log.info("schedule.images=%d: %d steps, at the same schedule.learning_rate", images, steps)
     if steps < FEW_STEPS <= images:
@@ -81,15 +84,17 @@ def _instead(fit: Fit | None) -> str:
     return f"data.image_size={fit.image_size} data.batch_size=1 fits, with {decimal(fit.peak)}"
 
 
-def largest_fit(config: dict[str, Any], largest: int) -> Fit | None:
+def largest_fit(config: dict[str, Any], largest: int, sharers: int = 1) -> Fit | None:
     """The largest of batches up to `largest`, or of single smaller images, that takes no more than the room there is.
 
-    In a process of its own, whose end gives everything back and harms nothing. None where nothing fits.
+    The room is one part in `sharers` of the free memory. None where nothing fits.
+    In a process of its own, whose end gives everything back and harms nothing.
     """
     steps, options = candidates(config["data"]["image_size"], largest), config["trainer"]
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         try:
-            return process.submit(_climb, config, device_type(options), trains_in_bfloat16(options), steps).result()
+            device, bfloat16 = device_type(options), trains_in_bfloat16(options)
+            return process.submit(_climb, config, device, bfloat16, steps, sharers).result()
         except BrokenProcessPool:
             return None
 
@@ -131,10 +136,12 @@ def is_memory_error(error: RuntimeError) -> bool:
     return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
-def _climb(config: dict[str, Any], device: str, bfloat16: bool, steps: Sequence[tuple[int, int]]) -> Fit | None:
+def _climb(
+    config: dict[str, Any], device: str, bfloat16: bool, steps: Sequence[tuple[int, int]], sharers: int
+) -> Fit | None:
     log.setLevel(logging.ERROR)
     loss = {**config["loss"], "relative": False}  # relative terms take a pass over photos before the first step
     rehearsal = Rehearsal({**config, "loss": loss}, torch.device(device), bfloat16)
     keep_freed_memory()  # as training does
     held = restart_peak(rehearsal.device)
-    return climb(rehearsal, steps, held, held + int(SHARE * free_memory(rehearsal.device)))
+    return climb(rehearsal, steps, held, held + int(SHARE * free_memory(rehearsal.device) / sharers))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from impasto.errors import UserError
+from impasto.errors import TrainingError, UserError
 
 log = logging.getLogger("impasto")
 
@@ -25,7 +25,7 @@ class Collapse(pl.Callback):
     Measured: the styles that ship have contrasts of 0.60 to 1.0 and varieties of 0.41 to 0.69, random weights 0.55 and
     0.21, networks that have collapsed at most 0.0012 and 0.0002.
     `policy` is `stop`, or `warn` to go on all the same. All ranks decide alike, by all pictures.
-    Raises `UserError`.
+    Raises `UserError` for another policy, `TrainingError` to stop.
     """
 
     def __init__(self, policy: str) -> None:
@@ -51,7 +51,7 @@ class Collapse(pl.Callback):
         """Compare, log and judge."""
         contrasts, thumbnails = _of_all_ranks(torch.cat(self.contrasts)), _of_all_ranks(torch.cat(self.thumbnails))
         contrast, variety = _share(contrasts.mean(0)), _share(thumbnails.std(0, correction=0).mean(-1))
-        pl_module.log_dict({"val/contrast": contrast, "val/variety": variety}, rank_zero_only=True)
+        pl_module.log_dict({"val/contrast": contrast, "val/variety": variety}, sync_dist=True)  # the same on all
         if contrast >= COLLAPSED and variety >= COLLAPSED:
             self.times = 0
             return
@@ -59,7 +59,7 @@ class Collapse(pl.Callback):
         now = "constant" if contrast < COLLAPSED else "all the same"
         problem = f"the validation pictures are {now} at {pl_module.images_seen} images (val/pictures in TensorBoard)"
         if self.policy == "stop" and self.times > 1:
-            raise UserError(
+            raise TrainingError(
                 f"{problem}, twice running: lower schedule.learning_rate={pl_module.schedule.learning_rate:g} or "
                 "strength= and start anew, or resume= from a checkpoint before"
             )

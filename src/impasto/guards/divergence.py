@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from impasto.errors import UserError
+from impasto.errors import TrainingError, UserError
 
 log = logging.getLogger("impasto")
 
@@ -30,9 +30,11 @@ class Divergence(pl.Callback):
     the lowest before, single losses 2.1 times; at a learning rate of 0.1 medians rise to 4 times, at 1 to 25 times.
     Photos go on: none is shown again. `policy` is `lower`, or `stop` at the first bad window.
 
-    All ranks decide alike, by the losses' mean over them. Every checkpoint starts a new window, here as in the run that
-    is resumed from it, so that both go on alike; it holds how often the rate has been lowered.
-    Raises `UserError` for another policy, and where the loss has blown up for good, the last good weights in place.
+    All ranks decide alike, by the losses' mean over them. A checkpoint holds its window's losses, so that a resumed run
+    judges where an uninterrupted one does, but no weights to go back to other than its own. Where a checkpoint is at a
+    window's end, the run that goes on forgets others, too, and both stay the same.
+    Raises `UserError` for another policy, `TrainingError` where the loss has blown up for good: back to the last
+    good weights.
     """
 
     def __init__(self, policy: str) -> None:
@@ -45,8 +47,8 @@ class Divergence(pl.Callback):
         self.newest: _State | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Start a window."""
-        self.losses, self.good, self.newest = [], None, _State(trainer, pl_module)
+        """Take the weights for good."""
+        self.good, self.newest = None, _State(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
         """Look at the losses where a window ends."""
@@ -66,12 +68,13 @@ class Divergence(pl.Callback):
             self.good, self.newest = self.newest, _State(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Start a new window, as a run that is resumed from here will: checkpoints are made between two steps."""
-        self.on_train_start(trainer, pl_module)
+        """Forget what a run that is resumed from here will not know, amid a window excepted."""
+        if not self.losses:
+            self.on_train_start(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {"lowest": self.lowest, "returns": self.returns}
+        return {"lowest": self.lowest, "returns": self.returns, "losses": [float(loss) for loss in self.losses]}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep to the lowered rate, unless the user has chosen another loss or rate since."""
@@ -80,6 +83,7 @@ class Divergence(pl.Callback):
         rates = [record.get("schedule", {}).get("learning_rate") for record in (then, now)]
         if state and rates[0] == rates[1] and all(then.get(key) == now.get(key) for key in ("loss", "strength", "vgg")):
             self.lowest = state["lowest"]
+            self.losses = [torch.tensor(loss, device=pl_module.device) for loss in state.get("losses", ())]
             self._lower(pl_module, state["returns"])
 
     def _lower(self, pl_module: Any, returns: int) -> None:
@@ -98,7 +102,7 @@ class Divergence(pl.Callback):
         rate = f"schedule.learning_rate={pl_module.schedule.learning_rate:g}"
         if self.policy == "stop" or self.returns == RETURNS:
             tried = f", having lowered it {self.returns} times" if self.returns else ""
-            raise UserError(f"{what}, and stopped{tried}; lower {rate} or strength=, then resume=true")
+            raise TrainingError(f"{what}, and stopped{tried}; lower {rate} or strength=, then resume=true")
         self._lower(pl_module, self.returns + 1)
         log.warning("%s, and on with %.2g times %s", what, pl_module.rate_factor, rate)
 
