@@ -1,4 +1,5 @@
 import resource
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -89,14 +90,15 @@ def test_a_full_disk_costs_nothing_that_is_there_and_ends_nothing(run, tmp_path,
     assert names(tmp_path) == ["000000016.ckpt", "000000024.ckpt", "000000040.ckpt"]
 
 
-def test_a_wish_to_stop_is_granted_between_steps_and_amid_validation(run, tmp_path, caplog):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])  # whose number is 1
+def test_a_wish_to_stop_is_granted_between_steps_and_amid_validation(run, tmp_path, caplog, number):
     saved, trainer, module = run
-    saved.stops.wish = 15
+    saved.stops.wish = number
     saved.on_train_batch_start(trainer, module, None, 0)  # no step has been made: there is nothing to save
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit) as stop:
         step(run, 5)
-    assert stop.value.code == 143
+    assert stop.value.code == 128 + number
     assert names(tmp_path) == ["000000005.ckpt"]
     assert f"stopped at 5 images; go on with resume={tmp_path}" in caplog.text
     with pytest.raises(SystemExit):

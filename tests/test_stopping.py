@@ -1,6 +1,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -18,7 +20,9 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_process_where_nobody_sees_to_it(number, status):
     with pytest.raises(SystemExit) as error, StopSignals():
         os.kill(os.getpid(), number)
@@ -37,6 +41,28 @@ def test_a_signal_is_a_wish_where_somebody_does_and_a_second_one_ends_at_once(mo
         monkeypatch.setattr(stopping, "AGAIN", 0.0)
         os.kill(os.getpid(), signal.SIGINT)
         assert ends == [130]
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="has no pseudoterminals")
+def test_a_closed_terminal_is_no_longer_spoken_to():
+    """Nor is what goes on an error; a pipe still listens."""
+    code = (
+        "import os, signal, sys, time; from impasto.stopping import StopSignals\n"
+        "with StopSignals() as stops:\n"
+        "    stops.patient = True; print('ready', flush=True)\n"
+        "    while not stops.wish: time.sleep(0.01)\n"
+        "    print('words to nobody', flush=True); print('words to a pipe', file=sys.stderr)\n"
+        "    stops.exit(stops.wish)\n"
+    )
+    ours, theirs = os.openpty()
+    options = {"stdin": theirs, "stdout": theirs, "stderr": subprocess.PIPE, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "-c", code], **options)
+    os.close(theirs)
+    assert os.read(ours, 100).startswith(b"ready")
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)  # as the system does to what a terminal has started
+    assert process.communicate(timeout=20)[1] == b"words to a pipe\n"
+    assert process.returncode == 129
 
 
 def test_what_is_ignored_stays_so():

@@ -84,11 +84,12 @@ class SavedRun(Checkpoint):
         on_cpu = trainer.strategy.root_device.type == "cpu"
         alike = trainer.world_size == 1 or on_cpu or trainer.global_step % AGREE == 0
         if self.stops.patient and alike:  # a step has been made
-            wish = self._agreed(trainer, self.stops.wish or int(self._due(pl_module.images_seen)))
-            if wish:
+            # a signal's number + 1, and 1 where a checkpoint is due
+            mine = self.stops.wish + 1 if self.stops.wish else int(self._due(pl_module.images_seen))
+            if wish := self._agreed(trainer, mine):
                 self.save(trainer)
-            if wish > 1:  # no signal has the number 0 or 1
-                self._stop(trainer, wish)
+            if wish > 1:
+                self._stop(trainer, wish - 1)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """From the first step on there is something to save."""

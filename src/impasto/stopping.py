@@ -1,14 +1,16 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (schedulers' notice) as a wish to stop, granted between two steps."""
+"""Ctrl-C, SIGTERM, a scheduler's SIGUSR1 and a closed terminal's SIGHUP: wishes to stop, granted between two steps."""
 
 import multiprocessing
 import os
 import signal
+import stat
 import threading
 from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 AGAIN = 1.0  # s: launchers pass on at once what a terminal has sent to every process
 
 
@@ -16,7 +18,7 @@ class StopSignals:
     """A context in which a signal is a wish to stop: `wish` is its number, 0 where there is none.
 
     Where nobody is `patient` enough to see to the wish, and at a second signal, the process exits at once. Its exit
-    status is 128 + the signal's number in every case: 130, 143, 138.
+    status is 128 + the signal's number in every case: 130, 143, 138, 129.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,8 @@ class StopSignals:
         raise SystemExit(128 + number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == getattr(signal, "SIGHUP", None):
+            _leave_terminal()
         now = monotonic()
         if not self.wish:
             self.wish, self._since = number, now
@@ -55,6 +59,15 @@ class StopSignals:
                 self.exit(number)
         elif now - self._since > AGAIN:
             os._exit(128 + number)
+
+
+def _leave_terminal() -> None:
+    """What is said to a closed terminal would be an error; files and pipes still listen."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def ignore_stops(worker: int) -> None:

@@ -32,8 +32,8 @@ resume=true. Its curves and weights must be the same to the bit. For developers,
   python scripts/chaos.py kills=4 faults=SIGKILL,SIGTERM images=100
 
   kills=50      a run that ends before is compared, and the next one begun
-  faults=LIST   of SIGKILL, SIGTERM, SIGINT, SIGUSR1, torn (killed, and its newest checkpoint damaged) and disk (no
-                room for files for a second, then killed); default: all
+  faults=LIST   of SIGKILL, SIGTERM, SIGINT, SIGUSR1, SIGHUP, torn (killed, and its newest checkpoint damaged) and disk
+                (no room for files for a second, then killed); default: all
   images=600    of a run
   seed=0
   output=DIR    runs, which are replaced; default: runs/chaos
@@ -41,7 +41,7 @@ resume=true. Its curves and weights must be the same to the bit. For developers,
 The exit status is 0 if nothing differs.
 """
 
-FAULTS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1", "torn", "disk")
+FAULTS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP", "torn", "disk")
 TINY = "style=starry_night init=random data=bundled data.pack=false data.image_size=32 data.batch_size=2 schedule=quick"
 TINY += " trainer=cpu trainer.precision=32-true trainer.log_every=1 model.width=4 model.depth=1 loss.relative=false"
 TINY += " checkpoint.every=16 validation.every=24"

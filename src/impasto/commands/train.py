@@ -61,8 +61,8 @@ Train a network that paints any photo in the style of one painting.
 
 Paths need no quoting beyond your shell's own. Watch with: tensorboard --logdir runs
 
-Ctrl-C, SIGTERM and SIGUSR1 end the step, save and exit with status 130, 143 and 138: resume=true goes on as if nothing
-had happened. A second one exits at once. Mistakes exit with 1.
+Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal end the step, save and exit with status 130, 143, 138 and 129:
+resume=true goes on as if nothing had happened. A second one exits at once. Mistakes exit with 1.
 """
 
 # values that are taken as they are; every other one is read by Hydra's grammar
