@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -18,6 +19,7 @@ from impasto import batch, cli
 from impasto.commands.stylize import job_of
 from impasto.commands.stylize_many import StylizeManyOptions, stylize_many
 from impasto.errors import UserError
+from impasto.mass.cluster import Workers, running
 from impasto.mass.painting import Ledger, Painter
 from impasto.mass.report import FOLDER, Report
 from impasto.mass.sources import Source
@@ -127,3 +129,26 @@ def test_help_is_short_and_imports_neither_ray_nor_torch():
     assert result.stdout.count("python scripts/stylize_many.py") == 4
     assert result.stdout.endswith("set()\n")
     assert len(result.stdout.splitlines()) < 42
+
+
+@pytest.mark.parametrize(
+    ("cause", "line"),
+    [
+        ("Traceback …\nRPC error: InvalidAuthToken: missing", "it asks for a token: RAY_AUTH_MODE=token, and the file"),
+        ("Traceback (most recent call last):\n  File x\nRuntimeError: no route", "no route"),
+        ("", "ConnectionError"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_says_why(monkeypatch, cause, line):
+    def init(**_):
+        raise ConnectionError from RuntimeError(cause)
+
+    ray = SimpleNamespace(init=init, is_initialized=lambda: False, shutdown=lambda: None)
+    for name in ("ray", "ray.data"):
+        monkeypatch.setitem(sys.modules, name, ray)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with (
+        pytest.raises(UserError, match=rf"cannot be joined at address=head:6379: .*{line}"),
+        running(Workers(address="head:6379"), 0),
+    ):
+        pass

@@ -71,7 +71,13 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
         if ray.is_initialized():
             raise
         where = "does not start" if workers.address is None else f"cannot be joined at address={workers.address}"
-        raise UserError(f"Ray {where}: {one_line(error.__cause__ or error)}") from None
+        said = str(error.__cause__ or error).strip()
+        if "InvalidAuthToken" in said:
+            raise UserError(
+                f"Ray {where}: it asks for a token: RAY_AUTH_MODE=token, and the file ~/.ray/auth_token"
+            ) from None
+        # of a traceback, what it ends with
+        raise UserError(f"Ray {where}: {one_line(said.splitlines()[-1] if said else error)}") from None
     finally:
         ray.shutdown()
         if folder is not None:
