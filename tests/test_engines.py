@@ -21,7 +21,7 @@ METADATA = {"style": {"name": "café"}}
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """A network and its compiled package."""
-    net = TransformerNet(width=4, depth=0).eval()  # half a minute; every layer more takes longer
+    net = TransformerNet(width=4, depth=0).eval()
     path = tmp_path_factory.mktemp("compiled") / "net.pt2"
     export.export_compiled(net, METADATA, path, "cpu", "float32")
     return net, path

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from impasto.checkpoint import build_network, load_network, load_training_checkpoint
 from impasto.engines import Engine
-from impasto.engines.compiled import SMALLEST, CompiledEngine, build_target, instructions
+from impasto.engines.compiled import CompiledEngine, build_target, instructions
 from impasto.engines.eager import EagerEngine
 from impasto.engines.onnx import OnnxEngine
 from impasto.errors import UserError
@@ -60,13 +60,13 @@ def export_onnx(net: TransformerNet, metadata: Mapping[str, Any], output: Path) 
     with whole_file(output) as temporary:
         with _quiet():
             torch.onnx.export(
-                _program(with_norms(net, _OnnxNorm), "cpu"),
+                _any_size(with_norms(net, _OnnxNorm)),
                 (),
                 temporary,
                 dynamo=True,
                 input_names=["content"],
                 output_names=["stylized"],
-                dynamic_shapes={"content": _sizes()},
+                dynamic_shapes={"content": _any_sides()},
                 external_data=False,
                 verbose=False,
             )
@@ -80,7 +80,7 @@ def export_onnx(net: TransformerNet, metadata: Mapping[str, Any], output: Path) 
 def export_compiled(
     net: TransformerNet, metadata: Mapping[str, Any], output: Path, device: str = "auto", precision: str = "auto"
 ) -> None:
-    """Compile for this machine's processor or GPU with AOTInductor, for any height and width: a minute or two.
+    """Compile for this machine's processor or GPU with AOTInductor, for any height and width: half a minute.
 
     Logs the largest difference to the uncompiled network at three sizes. Raises `UserError` if a difference
     is beyond the precision's tolerance (the file is then not kept), or if there is no C++ compiler.
@@ -99,7 +99,7 @@ def export_compiled(
         try:
             with _quiet(), torch.no_grad():
                 torch._inductor.aoti_compile_and_package(
-                    _program(_InPrecision(eager.net, eager.torch_device.type, eager.bfloat16), eager.device),
+                    _divisible(_InPrecision(eager.net, eager.torch_device.type, eager.bfloat16)),
                     package_path=str(temporary),
                     inductor_configs={
                         "freezing": eager.device == "cpu",  # kernels laid out for the processor once
@@ -138,23 +138,33 @@ class _InPrecision(torch.nn.Module):
 
     def forward(self, content: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.low):
-            stylized: torch.Tensor = self.net(content.contiguous(memory_format=torch.channels_last))
-            return stylized
+            return self.net.stylize_divisible(content.contiguous(memory_format=torch.channels_last))
 
 
-def _program(net: torch.nn.Module, device: str) -> torch.export.ExportedProgram:
+def _any_size(net: TransformerNet) -> torch.export.ExportedProgram:
+    """The network for sides from 4 px on; its graph holds from 1 px on."""
     return torch.export.export(
         net,
-        (torch.rand(1, 3, 61, 70, device=device),),  # sizes that are unlike each other and everything else
-        dynamic_shapes={"content": _sizes()},
+        (torch.rand(1, 3, 61, 70),),  # sizes that are unlike each other and everything else
+        dynamic_shapes={"content": _any_sides()},
         # the solver of torch 2.11 cannot see that the padded size is never below the size
         prefer_deferred_runtime_asserts_over_guards=True,
     )
 
 
-def _sizes() -> dict[int, Any]:
-    # the exporter's range starts at 4, where the padding's slices are never empty; an ONNX graph holds from 1 px on
-    return {dim: torch.export.Dim(name, min=SMALLEST, max=LARGEST) for dim, name in ((2, "height"), (3, "width"))}
+def _any_sides() -> dict[int, Any]:
+    return {dim: torch.export.Dim(name, min=4, max=LARGEST) for dim, name in ((2, "height"), (3, "width"))}
+
+
+def _divisible(net: _InPrecision) -> torch.export.ExportedProgram:
+    """The network for sides that the strides divide: compiling any others takes five times as long."""
+    multiple, least = TransformerNet.multiple, TransformerNet.minimum
+    sides = {
+        dim: multiple * torch.export.Dim(name, min=least // multiple, max=LARGEST // multiple)
+        for dim, name in ((2, "height"), (3, "width"))
+    }
+    content = torch.rand(1, 3, 15 * multiple, 17 * multiple, device=net.device_type)
+    return torch.export.export(net, (content,), dynamic_shapes={"content": sides})
 
 
 @contextmanager

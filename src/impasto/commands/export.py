@@ -68,7 +68,7 @@ def export(words: list[str]) -> None:
     if options.format == "onnx":
         export_onnx(net, metadata, output)
     elif options.format == "pt2":
-        log.info("Compiling: a minute or two")
+        log.info("Compiling: half a minute or so")
         export_compiled(net, metadata, output, options.device, options.precision)
     else:
         save_network(output, net, metadata)

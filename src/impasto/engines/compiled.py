@@ -17,7 +17,6 @@ from impasto.hardware import choose_device
 from impasto.models.transformer_net import TransformerNet
 
 RECORD_BYTES = 1 << 20  # at most, of an archive that could unpack to any number
-SMALLEST = 4  # px, of the sizes that the graph holds for
 EXTENSIONS = ("amx", "asimd", "avx", "bf16", "bmi", "f16c", "fma", "gfni", "i8mm", "sse", "sve", "vaes")
 
 
@@ -79,9 +78,10 @@ class CompiledEngine:
     def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
         """The stylized image."""
         height, width = content.shape[2:]
-        if min(height, width) < SMALLEST:  # reflected here, as the network itself would
-            extents = (max(TransformerNet.minimum, -(-side // 4) * 4) for side in (height, width))
-            missing = [(0, extent - side) for extent, side in zip(extents, (height, width), strict=True)]
+        multiple, least = TransformerNet.multiple, TransformerNet.minimum
+        extents = (max(least, -(-side // multiple) * multiple) for side in (height, width))
+        missing = [(0, extent - side) for extent, side in zip(extents, (height, width), strict=True)]
+        if any(count for _, count in missing):  # reflected here, as the network itself would
             content = np.pad(content, [(0, 0), (0, 0), *missing], mode="reflect")
         with torch.inference_mode(), memory_errors():
             stylized = self.model(torch.from_numpy(content).to(self.device)).cpu().numpy()

@@ -241,16 +241,19 @@ class TransformerNet(nn.Module):
         height, width = content.shape[-2:]
         # exporting, one does not ask: the answer would hold for all sizes
         if not torch.compiler.is_exporting() and all(self._extended(size) == size for size in (height, width)):
-            return self._stylized(content)
+            return self.stylize_divisible(content)
         device = content.device
         rows, columns = (self.reflection(size, device) for size in (height, width))
-        stylized = self._stylized(content.index_select(2, rows).index_select(3, columns))
+        stylized = self.stylize_divisible(content.index_select(2, rows).index_select(3, columns))
         # indexed, not sliced: torch.export would make it an error that all of a picture is taken
         return stylized.index_select(2, torch.arange(height, device=device)).index_select(
             3, torch.arange(width, device=device)
         )
 
-    def _stylized(self, content: Tensor) -> Tensor:
+    def stylize_divisible(
+        self, content: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Stylize a batch whose sides are multiples of `multiple`, and at least `minimum`."""
         return self.to_rgb(self.decoder(self.residual(self.encoder(content))))
 
     def to_rgb(self, features: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
