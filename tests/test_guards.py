@@ -21,6 +21,7 @@ from impasto.guards.batch_size import Fit, candidates, climb
 from impasto.guards.collapse import Collapse
 from impasto.guards.divergence import LOWERED, RETURNS, WINDOW, Divergence
 from impasto.module import StyleTransferModule
+from impasto.resume import Resumed, find
 
 from . import ranks
 from .conftest import ROOT
@@ -354,7 +355,7 @@ def test_auto_is_a_number_that_the_run_and_its_checkpoints_keep(main, monkeypatc
     assert "batch_size: 8" in (run_dir / "config.yaml").read_text()
     monkeypatch.setattr(batch_size, "largest_fit", lambda *_: pytest.fail("measured again"))
     config = {"data": {"batch_size": "auto"}, "trainer": {"devices": 1, "accelerator": "cpu"}}
-    resumed = load_training_checkpoint(run_dir / "checkpoints" / "000000032.ckpt")["batch_size"]
+    resumed = find("true", run_dir)
     kept = batch_size.with_batch_size({**config, "schedule": {"images": 40}}, resumed)
     assert kept["data"]["batch_size"] == 8
 
@@ -383,7 +384,8 @@ def test_auto_is_not_for_ranks_that_somebody_has_started(monkeypatch):
     config = {"data": {"batch_size": "auto"}, "trainer": trainer, "schedule": {"images": 40}}
     with pytest.raises(UserError, match="data.batch_size=auto is not for 2 processes that torchrun has started: find"):
         batch_size.with_batch_size(config, None)
-    assert batch_size.with_batch_size(config, 4)["data"]["batch_size"] == 4
+    resumed = Resumed(Path("a.ckpt"), {"batch_size": 4}, 0)
+    assert batch_size.with_batch_size(config, resumed)["data"]["batch_size"] == 4
 
 
 def test_auto_is_measured_once_for_all_ranks(main, monkeypatch, caplog):

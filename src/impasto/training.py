@@ -70,7 +70,7 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         if run_dir.is_dir():  # before its checkpoints are looked at
             held.enter_context(alone(run_dir))
         resumed = find(config["resume"], run_dir)
-        config = with_batch_size(config, resumed.content.get("batch_size") if resumed else None)
+        config = with_batch_size(config, resumed)
         module, painting = _module(config, resumed)
         data = _data(config, module)
         saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)

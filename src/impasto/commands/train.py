@@ -124,8 +124,7 @@ def _start(config_dir: Path, words: Sequence[str], config: dict[str, Any], run_d
             from impasto.guards.batch_size import with_batch_size
             from impasto.resume import find
 
-            resumed = find(config["resume"], run_dir)
-            config = with_batch_size(config, resumed.content.get("batch_size") if resumed else None)
+            config = with_batch_size(config, find(config["resume"], run_dir))
             words = [*words, f"data.batch_size={config['data']['batch_size']}"]
         command = [str(config_dir.parent / "train.py"), *words, f"hydra.run.dir={run_dir}"]
         launch(command, ranks, config["trainer"])

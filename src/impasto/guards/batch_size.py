@@ -15,6 +15,7 @@ from impasto.hardware import peak_memory, restart_peak
 from impasto.machine import count_devices, device_type, placement, started_by, trains_in_bfloat16
 from impasto.memory import give_freed_memory_back, keep_freed_memory
 from impasto.rehearsal import Rehearsal
+from impasto.resume import Resumed
 from impasto.tiling.room import free_memory
 
 log = logging.getLogger("impasto")
@@ -33,8 +34,8 @@ class Fit(NamedTuple):
     room: int  # bytes
 
 
-def with_batch_size(config: dict[str, Any], before: int | None) -> dict[str, Any]:
-    """The configuration with a number for `data.batch_size=auto`: that of `before`, in a run that is resumed.
+def with_batch_size(config: dict[str, Any], resumed: Resumed | None) -> dict[str, Any]:
+    """The configuration with a number for `data.batch_size=auto`: that which a `resumed` run had.
 
     Else the largest power of two, up to `LARGEST`, that fits; says what that means for the schedule.
     Of several ranks each gets the number; on a CPU they share the memory. Asked before they are started, as each would
@@ -43,7 +44,7 @@ def with_batch_size(config: dict[str, Any], before: int | None) -> dict[str, Any
     data, options, images = config["data"], config["trainer"], config["schedule"]["images"]
     if data["batch_size"] != "auto":
         return config
-    if before is not None:
+    if resumed and (before := resumed.content.get("batch_size")):
         return {**config, "data": {**data, "batch_size": before}}
     devices, nodes, _ = placement(options)
     processes = count_devices(devices, options["accelerator"]) * nodes
