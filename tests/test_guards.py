@@ -64,8 +64,8 @@ def blow_up(module, monkeypatch, when, factor=1e6):
     """The loss times `factor` in the steps that start at the images seen in `when`: resumed, too."""
     judged = module._judged
 
-    def blown_up(content):
-        stylized, terms = judged(content)
+    def blown_up(content, **options):
+        stylized, terms = judged(content, **options)
         return stylized, {**terms, "total": terms["total"] * factor} if module.images_seen in when else terms
 
     monkeypatch.setattr(module, "_judged", blown_up)
@@ -183,13 +183,13 @@ def test_a_collapsed_network_is_noticed(module, monkeypatch, caplog):
     assert guard.times == 0
     forward = module.forward
     same = torch.rand(1, 3, 32, 32)
-    monkeypatch.setattr(module, "forward", lambda content: same.expand_as(content))
+    monkeypatch.setattr(module, "forward", lambda content, _: same.expand_as(content))
     judge.validate(module, loader, verbose=False)
     assert "the validation pictures are all the same at 0 images" in caplog.text
     monkeypatch.setattr(module, "forward", forward)
     judge.validate(module, loader, verbose=False)
     assert guard.times == 0  # once is no collapse
-    monkeypatch.setattr(module, "forward", lambda content: content.mean((2, 3), keepdim=True).expand_as(content))
+    monkeypatch.setattr(module, "forward", lambda content, _: content.mean((2, 3), keepdim=True).expand_as(content))
     judge.validate(module, loader, verbose=False)
     with pytest.raises(UserError, match="the validation pictures are constant at 0 images.*, twice running: lower"):
         judge.validate(module, loader, verbose=False)

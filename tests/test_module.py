@@ -85,8 +85,8 @@ def test_training_lowers_the_loss_and_counts_images(module):
 def test_a_bad_step_does_not_poison_the_weights(module, monkeypatch):
     judged, steps = module._judged, []
 
-    def sometimes_nan(content):
-        stylized, terms = judged(content)
+    def sometimes_nan(content, **options):
+        stylized, terms = judged(content, **options)
         steps.append(len(steps))
         return stylized, {**terms, "total": terms["total"] * float("nan")} if len(steps) == 2 else terms
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from impasto.errors import UserError
 from impasto.models import transformer_net
 from impasto.models.transformer_net import BlockConv2d, InstanceNorm2d, TransformerNet, UpsampleConv2d
 
@@ -112,11 +114,30 @@ def test_block_convolution_is_a_convolution(size):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 15, 16, 17, 100])
 def test_padding_reflects_like_numpy(size):
-    import numpy as np
+    for margin in (0, 8, 37):
+        indices = SMALL.reflection(size, margin, torch.device("cpu"))
+        extended = max(16, -(-(size + 2 * margin) // 4) * 4)
+        ends = (margin, extended - size - margin)
+        assert indices.tolist() == np.pad(np.arange(size), ends, mode="reflect").tolist()
 
-    indices = SMALL.reflection(size, torch.device("cpu"))
-    extended = max(16, -(-size // 4) * 4)
-    assert indices.tolist() == np.pad(np.arange(size), (0, extended - size), mode="reflect").tolist()
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 40), (36, 72)])  # others are extended elsewhere
+def test_a_margin_is_reflected_and_cut_off(size):
+    net = TransformerNet(4, 1, margin=8).eval()
+    bare = TransformerNet(4, 1).eval()
+    bare.load_state_dict(net.state_dict())
+    content = torch.rand(1, 3, *size)
+    large = torch.from_numpy(np.pad(content.numpy(), [(0, 0), (0, 0), (8, 8), (8, 8)], mode="reflect"))
+    with torch.no_grad():
+        assert_close(net(content), bare(large)[..., 8:-8, 8:-8])
+        assert_close(net(large, interior=True), bare(large)[..., 8:-8, 8:-8])
+        assert_close(bare(content, interior=True), bare(content))
+
+
+@pytest.mark.parametrize("margin", [-1, 65])
+def test_a_margin_beyond_reason_is_refused(margin):
+    with pytest.raises(UserError, match=f"model.margin={margin} should be in 0…64 px"):
+        TransformerNet(4, 1, margin=margin)
 
 
 def test_images_of_a_batch_do_not_mix():

@@ -92,6 +92,7 @@ def export_compiled(
     record = {
         **metadata,
         "precision": eager.precision,
+        "margin": net.margin,
         "target": build_target(eager.torch_device.type),
         "instructions": sorted(instructions()),
     }

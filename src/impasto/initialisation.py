@@ -26,17 +26,22 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
             path = STYLES / f"{name}.safetensors"
             if path.is_file():
                 source, metadata = load_network(path)
-                if source.arguments == net.arguments and metadata["style"].get("sha256") != painting:
+                if _layers(source) == _layers(net) and metadata["style"].get("sha256") != painting:
                     break
         else:
             return {"weights": "random"}
     else:
         path = find_checkpoint(init)
         source, metadata = load_network(path)
-        if source.arguments != net.arguments:
-            raise UserError(f"init={init} has a network of {source.arguments}, not {net.arguments}: init=random does")
+        if _layers(source) != _layers(net):
+            raise UserError(f"init={init} has a network of {_layers(source)}, not {_layers(net)}: init=random does")
     net.load_state_dict(source.state_dict())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     seen = metadata.get("images_seen", 0) + metadata.get("init", {}).get("images", 0)
     style = metadata.get("style", {}).get("name")
     return {"weights": path.name, "sha256": digest, "style": style, "images": seen}
+
+
+def _layers(net: TransformerNet) -> dict[str, Any]:
+    """The arguments that weights depend on."""
+    return {key: value for key, value in net.arguments.items() if key != "margin"}

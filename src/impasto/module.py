@@ -40,9 +40,11 @@ class StyleTransferModule(pl.LightningModule):
         """The network's name and arguments."""
         return {"name": type(self.net).__name__, **self.net.arguments}
 
-    def forward(self, content: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-        """The stylized batch."""
-        stylized: Tensor = self.net(content)
+    def forward(
+        self, content: Float[Tensor, "batch 3 height width"], interior: bool = False
+    ) -> Float[Tensor, "batch 3 new_height new_width"]:
+        """The stylized batch, or its `interior`."""
+        stylized: Tensor = self.net(content, interior)
         return stylized
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
@@ -52,7 +54,7 @@ class StyleTransferModule(pl.LightningModule):
 
     def training_step(self, content: Tensor, batch_idx: int) -> Float[Tensor, ""]:
         """The weighted total; every term goes to the log."""
-        stylized, terms = self._judged(content)
+        stylized, terms = self._judged(content, interior=True)
         self.images_seen += len(content) * self.trainer.world_size
         self._log("train", self._over_ranks(terms), batch_size=len(content))
         detached = stylized.detach()
@@ -105,8 +107,11 @@ class StyleTransferModule(pl.LightningModule):
         self.images_seen = checkpoint["impasto"]["images_seen"]
         self.validated_at = checkpoint.get("validated_at", self.images_seen)
 
-    def _judged(self, content: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        stylized = self(content)
+    def _judged(self, content: Tensor, interior: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        stylized = self(content, interior)
+        if interior:
+            margin, (height, width) = self.net.margin, content.shape[-2:]
+            content = content[..., margin : height - margin, margin : width - margin]
         return stylized, self.objective(stylized.to(memory_format=torch.channels_last), content)
 
     def _over_ranks(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:

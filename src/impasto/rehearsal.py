@@ -29,8 +29,10 @@ class Rehearsal:
         content = torch.rand(batch_size, 3, image_size, image_size, device=self.device)
         content = content.to(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            stylized = self.net(content).to(memory_format=torch.channels_last)
-            total = self.objective(stylized, content)["total"]
+            stylized = self.net(content, interior=True).to(memory_format=torch.channels_last)
+            margin = self.net.margin
+            inside = content[..., margin : image_size - margin, margin : image_size - margin]
+            total = self.objective(stylized, inside)["total"]
         total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

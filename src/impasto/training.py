@@ -133,8 +133,12 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
 def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataModule:
     """The photos, noted in the module's record."""
     data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
-    if data.image_size < (smallest := smallest_input(module.objective.loss.vgg.layers)):
-        raise UserError(f"data.image_size={data.image_size} is too small for VGG19: it takes {smallest} px")
+    smallest = smallest_input(module.objective.loss.vgg.layers) + 2 * module.net.margin
+    if data.image_size < smallest:
+        raise UserError(
+            f"data.image_size={data.image_size} is too small for VGG19: it takes {smallest} px"
+            + (f", of which model.margin={module.net.margin} twice" if module.net.margin else "")
+        )
     module.record["content"] = {
         "name": data.name,
         "photos": len(data.training),

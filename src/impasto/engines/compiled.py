@@ -53,6 +53,7 @@ class CompiledEngine:
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         record = read_record(path)
+        self.margin = int(record.pop("margin", 0))
         target, wanted = record.pop("target"), choose_device(device).type
         if device == "auto":  # the file decides
             wanted = target["device"]
@@ -78,14 +79,14 @@ class CompiledEngine:
     def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
         """The stylized image."""
         height, width = content.shape[2:]
-        multiple, least = TransformerNet.multiple, TransformerNet.minimum
-        extents = (max(least, -(-side // multiple) * multiple) for side in (height, width))
-        missing = [(0, extent - side) for extent, side in zip(extents, (height, width), strict=True)]
-        if any(count for _, count in missing):  # reflected here, as the network itself would
-            content = np.pad(content, [(0, 0), (0, 0), *missing], mode="reflect")
+        multiple, least, margin = TransformerNet.multiple, TransformerNet.minimum, self.margin
+        extents = [max(least, -(-(side + 2 * margin) // multiple) * multiple) for side in (height, width)]
+        if extents != [height, width]:  # reflected here, as the network itself would
+            ends = [(margin, extent - side - margin) for extent, side in zip(extents, (height, width), strict=True)]
+            content = np.pad(content, [(0, 0), (0, 0), *ends], mode="reflect")
         with torch.inference_mode(), memory_errors():
             stylized = self.model(torch.from_numpy(content).to(self.device)).cpu().numpy()
-        return stylized[..., :height, :width]
+        return stylized[..., margin : margin + height, margin : margin + width]
 
 
 def read_record(path: Path) -> dict[str, Any]:

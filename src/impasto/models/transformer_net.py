@@ -200,30 +200,39 @@ class ResidualBlock(nn.Module):
         return features + self.conv2(self.conv1(features))
 
 
+LARGEST_MARGIN = 64  # px
+
+
 class TransformerNet(nn.Module):
     """Stylizes any image in one forward pass: RGB [0, 1] in, RGB [0, 1] out, same height and width.
 
     `width` is the number of channels at full resolution, `depth` the number of residual blocks;
     the default has the paper's 1,679,235 parameters. Receptive field: 112 px at depth 5.
     `output` brings the last layer's values to [0, 1]: tanh(x) / 2 + 1/2, or clamp for networks trained without.
+    `margin`, px, is how much more is stylized on each side, by reflection, and cut off: trained on a photo's very end,
+    networks paint spots and stripes there, which please VGG's padding. So they learn from its `interior` alone.
 
     Differs from the paper: instance for batch norm; nearest-neighbour upsampling for fractional
-    strides; reflection padding in every layer for 40 px once, so blocks keep their size.
+    strides; reflection padding in every layer, besides the margin, for 40 px once, so blocks keep their size.
     """
 
     multiple = 4  # two stride-2 convolutions
     minimum = 16  # px: below, the 1 px reflection at quarter resolution has nothing to reflect
 
-    def __init__(self, width: int = 32, depth: int = 5, output: str = "tanh") -> None:
+    def __init__(self, width: int = 32, depth: int = 5, output: str = "tanh", margin: int = 0) -> None:
         super().__init__()
         if width < 1 or depth < 0:
             raise UserError(f"model.width={width} should be at least 1, model.depth={depth} at least 0")
         if output not in ("tanh", "clamp"):
             raise UserError(f"model.output={output} should be tanh or clamp")
+        if not 0 <= margin <= LARGEST_MARGIN:
+            raise UserError(f"model.margin={margin} should be in 0…{LARGEST_MARGIN} px")
         self.arguments: dict[str, int | str] = {"width": width, "depth": depth}
         if output != "tanh":  # unsaid in files from before there was a choice
             self.arguments["output"] = output
-        self.output = output
+        if margin:
+            self.arguments["margin"] = margin
+        self.output, self.margin = output, margin
         self.encoder = nn.Sequential(
             ConvNorm(ReflectConv2d(3, width, 9)),
             ConvNorm(ReflectConv2d(width, 2 * width, 3, stride=2)),
@@ -236,19 +245,30 @@ class TransformerNet(nn.Module):
             BlockConv2d(width, 3, 9),
         )
 
-    def forward(self, content: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-        """Stylize a batch; any height and width from 1 px on."""
+    def forward(
+        self, content: Float[Tensor, "batch 3 height width"], interior: bool = False
+    ) -> Float[Tensor, "batch 3 new_height new_width"]:
+        """Stylize a batch; any height and width from 1 px on.
+
+        Of the `interior` the photo itself is the margin: the result is smaller by it on each side.
+        """
+        height, width = content.shape[-2:]
+        if interior:
+            stylized = self._with_reflection(content, 0)
+            return stylized[..., self.margin : height - self.margin, self.margin : width - self.margin]
+        return self._with_reflection(content, self.margin)
+
+    def _with_reflection(self, content: Tensor, margin: int) -> Tensor:
         height, width = content.shape[-2:]
         # exporting, one does not ask: the answer would hold for all sizes
-        if not torch.compiler.is_exporting() and all(self._extended(size) == size for size in (height, width)):
+        if not torch.compiler.is_exporting() and all(self._extended(size, margin) == size for size in (height, width)):
             return self.stylize_divisible(content)
         device = content.device
-        rows, columns = (self.reflection(size, device) for size in (height, width))
+        rows, columns = (self.reflection(size, margin, device) for size in (height, width))
         stylized = self.stylize_divisible(content.index_select(2, rows).index_select(3, columns))
         # indexed, not sliced: torch.export would make it an error that all of a picture is taken
-        return stylized.index_select(2, torch.arange(height, device=device)).index_select(
-            3, torch.arange(width, device=device)
-        )
+        rows, columns = (torch.arange(size, device=device) + margin for size in (height, width))
+        return stylized.index_select(2, rows).index_select(3, columns)
 
     def stylize_divisible(
         self, content: Float[Tensor, "batch 3 height width"]
@@ -261,19 +281,19 @@ class TransformerNet(nn.Module):
         features = features.float()
         return features.clamp(0, 1) if self.output == "clamp" else torch.tanh(features) * 0.5 + 0.5
 
-    def _extended(self, size: int | torch.SymInt) -> int | torch.SymInt:
-        """The size that the strides divide and the reflections allow."""
-        return torch.sym_max((size + self.multiple - 1) // self.multiple * self.multiple, self.minimum)
+    def _extended(self, size: int | torch.SymInt, margin: int) -> int | torch.SymInt:
+        """The size with margins that the strides divide and the reflections allow."""
+        return torch.sym_max((size + 2 * margin + self.multiple - 1) // self.multiple * self.multiple, self.minimum)
 
-    def reflection(self, size: int | torch.SymInt, device: torch.device) -> Tensor:
-        """Indices that extend `size` pixels by reflection to what the strides divide.
+    def reflection(self, size: int | torch.SymInt, margin: int, device: torch.device) -> Tensor:
+        """Indices that extend `size` pixels by reflection: by `margin` on both sides, then to what the strides divide.
 
         Differs from `F.pad(mode="reflect")`: reflects as often as it takes, so that one pixel will do.
         """
         there = torch.arange(size, device=device)
         wave = torch.cat([there, there[1:-1].flip(0)])
-        # indexed, not sliced: torch.export of torch 2.11 loses track of a slice's size
-        return wave.repeat(self.minimum)[torch.arange(self._extended(size), device=device)]
+        places = torch.arange(self._extended(size, margin), device=device) - margin
+        return wave.repeat(self.minimum + margin)[places.abs()]  # the wave is even, too
 
 
 def with_norms(net: TransformerNet, norm: Callable[[InstanceNorm2d], InstanceNorm2d]) -> TransformerNet:

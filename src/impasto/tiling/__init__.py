@@ -64,7 +64,7 @@ def _stylize_fast(net: TransformerNet, canvas: Canvas) -> None:
     """The whole network on each tile, with the statistics of a thumbnail."""
     net(canvas.thumbnail(THUMBNAIL))  # which sets them
     (tiles,) = canvas.passes(1)
-    _paint(canvas, canvas, net, _reach(net), tiles)
+    _paint(canvas, canvas, net.stylize_divisible, _reach(net), tiles)
 
 
 def _stylize_exactly(net: TransformerNet, canvas: Canvas, dtype: torch.dtype) -> None:

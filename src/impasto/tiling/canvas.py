@@ -28,7 +28,8 @@ class Canvas:
         self.stylized = np.empty_like(pixels)
         self.levels = np.float32(np.iinfo(pixels.dtype).max)
         self.device = next(net.parameters()).device
-        self.rows, self.columns = (net.reflection(size, torch.device("cpu")).numpy() for size in pixels.shape[:2])
+        self.margin, cpu = net.margin, torch.device("cpu")
+        self.rows, self.columns = (net.reflection(size, self.margin, cpu).numpy() for size in pixels.shape[:2])
         self.height, self.width = len(self.rows) // self.unit, len(self.columns) // self.unit
         rows, columns = (_spans(size, tile // self.unit) for size in (self.height, self.width))
         self.tiles = [(row, column) for row in rows for column in columns]
@@ -59,10 +60,13 @@ class Canvas:
 
     def write(self, tile: Region, stylized: Float[Tensor, "1 3 height width"]) -> None:
         """Round [0, 1] to the nearest level."""
-        place = self.stylized[self._full(tile)]  # without what extends the picture
-        height, width = place.shape[:2]
-        levels = (stylized[0, :, :height, :width] * float(self.levels)).round()
-        place[:] = levels.permute(1, 2, 0).cpu().numpy()
+        shown, part = [], []  # without what extends the picture
+        for span, size in zip(self._full(tile), self.stylized.shape[:2], strict=True):
+            start, end = (min(max(place - self.margin, 0), size) for place in (span.start, span.stop))
+            shown.append(slice(start, end))
+            part.append(slice(start + self.margin - span.start, end + self.margin - span.start))
+        levels = (stylized[0, :, part[0], part[1]] * float(self.levels)).round()
+        self.stylized[shown[0], shown[1]] = levels.permute(1, 2, 0).cpu().numpy()
 
     def thumbnail(self, side: int) -> Float[Tensor, "1 3 height width"]:
         """Means of square blocks, in [0, 1]: at most `side` px long, the picture itself where it is no longer."""
