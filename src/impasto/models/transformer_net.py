@@ -260,9 +260,12 @@ class TransformerNet(nn.Module):
 
     def _with_reflection(self, content: Tensor, margin: int) -> Tensor:
         height, width = content.shape[-2:]
-        # exporting, one does not ask: the answer would hold for all sizes
-        if not torch.compiler.is_exporting() and all(self._extended(size, margin) == size for size in (height, width)):
-            return self.stylize_divisible(content)
+        if not torch.compiler.is_exporting():  # when one does not ask: the answer would hold for all sizes
+            below, right = (int(self._extended(size, margin)) - size - margin for size in (height, width))
+            if max(margin, below) < height and max(margin, right) < width:  # in the memory format that content has
+                if margin or below or right:
+                    content = F.pad(content, (margin, right, margin, below), mode="reflect")
+                return self.stylize_divisible(content)[..., margin : margin + height, margin : margin + width]
         device = content.device
         rows, columns = (self.reflection(size, margin, device) for size in (height, width))
         stylized = self.stylize_divisible(content.index_select(2, rows).index_select(3, columns))
