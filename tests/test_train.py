@@ -133,7 +133,7 @@ def test_stylize_paints_with_it_whatever_the_names(great_wave, run, tmp_path):
 
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(run, tmp_path):
     """Two kills of scripts/chaos.py, which compares curves and weights: SIGKILL amid a checkpoint, and SIGTERM."""
-    words = ["kills=2", "faults=torn,SIGTERM", "images=160", f"output={tmp_path / 'runs'}"]
+    words = ["kills=2", "faults=torn,SIGTERM", "images=96", f"output={tmp_path / 'runs'}"]
     result = run("scripts/chaos.py", *words)
     assert result.returncode == 0, result.stderr
     assert "ended with the same weights and curves, after 2 kills in all" in result.stdout

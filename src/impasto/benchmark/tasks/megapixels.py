@@ -23,7 +23,7 @@ def run(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         network, content, target = folder / "net.safetensors", folder / "content.jpg", folder / "stylized.jpg"
-        save_network(network, TransformerNet(options.width), {})
+        save_network(network, TransformerNet(options.width, margin=8), {})
         for size in _sizes(options.megapixels):
             width, height = _write_photo(content, size)
             words = [f"ckpt={network}", f"input={content}", f"output={target}", f"tile={options.tile}"]

@@ -96,7 +96,7 @@ def _write_photos(folder: Path, size: int) -> list[Path]:
 def _write_networks(folder: Path) -> dict[str, Path]:
     """Ours, as training writes it and exported."""
     files = {"impasto, slim": folder / "slim.safetensors", "impasto, slim onnx": folder / "slim.onnx"}
-    net = TransformerNet(16)
+    net = TransformerNet(16, margin=8)
     save_network(files["impasto, slim"], net, {})
     export_onnx(net, {}, files["impasto, slim onnx"])
     return files
