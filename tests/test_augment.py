@@ -20,6 +20,20 @@ def test_a_third_of_a_turn_rotates_the_channels():
     assert torch.equal(shift_hue(crop, 1 / 3), crop.roll(1, 0))
 
 
+def test_half_of_the_patches_are_grey_and_many_black_or_white():
+    torch.manual_seed(3)
+    crop = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
+    colours = []
+    for _ in range(400):
+        patched = with_patch(crop.clone())
+        row, column = (patched != crop).any(0).nonzero().median(0).values  # a pixel of the patch
+        colours.append(patched[:, row, column])
+    grey = [colour for colour in colours if colour.unique().numel() == 1]
+    assert 0.4 < len(grey) / len(colours) < 0.6
+    for extreme in (0, 255):  # a quarter of the greys without a gradient
+        assert 0.07 < sum(bool((colour == extreme).all()) for colour in grey) / len(grey) < 0.25
+
+
 def test_patches_cover_a_part_evenly():
     torch.manual_seed(2)
     for _ in range(20):

@@ -26,12 +26,17 @@ def shift_hue(crop: Tensor, turn: float) -> Tensor:
 def with_patch(crop: Tensor) -> Tensor:
     """Cover a rectangle (0.4 to 0.9 of each side) of a crop, in place, with one colour or a linear gradient of two.
 
+    Half are of greys, half of these black or white: bars, blown-out skies, backdrops.
     Not all of it: an image without any variance has an infinite gradient through stacked instance norms.
     """
     side = crop.shape[-1]
     height, width = (int(side * (0.4 + 0.5 * torch.rand(()))) for _ in range(2))
     top, left = (int(torch.randint(side - extent + 1, ())) for extent in (height, width))
-    first, second = torch.rand(2, 3, 1, 1) * 255
+    channels = 3 if torch.rand(()) < 0.5 else 1
+    colours = torch.rand(2, channels, 1, 1)
+    if channels == 1:
+        colours = (2 * colours - 0.5).clamp(0, 1)  # a quarter each at 0 and 1
+    first, second = colours.expand(2, 3, 1, 1) * 255
     if torch.rand(()) < 0.5:
         second = first
     angle = torch.rand(()) * 2 * torch.pi
