@@ -55,6 +55,11 @@ def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str
     return build_network(header.get("architecture"), tensors, shown), header
 
 
+def images_in_all(metadata: Mapping[str, Any]) -> int:
+    """Images that the weights have learned from: those of their own run, and those that made what it started from."""
+    return int(metadata.get("images_seen", 0)) + int(metadata.get("init", {}).get("images", 0))
+
+
 def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a training checkpoint holds of ours: `step`, `net` (weights), `images_seen`, `architecture`, the record.
 

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from rich.filesize import decimal
 
 from impasto.assets import PAINTINGS, PHOTOS, STYLES
-from impasto.checkpoint import load_network
+from impasto.checkpoint import images_in_all, load_network
 from impasto.data.content import prepared_coco
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError, one_line
@@ -189,7 +189,7 @@ def _downloaded(name: str, purpose: str) -> Answer:
 
 def _style(path: Path) -> Answer:
     _, record = load_network(path)
-    images = record.get("images_seen", 0)
+    images = images_in_all(record)
     return f"trained on {images} images", {"images": images}
 
 

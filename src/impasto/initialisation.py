@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 from impasto.assets import STYLES
-from impasto.checkpoint import load_network
+from impasto.checkpoint import images_in_all, load_network
 from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
 from impasto.styles import find_checkpoint
@@ -37,9 +37,8 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
             raise UserError(f"init={init} has a network of {_layers(source)}, not {_layers(net)}: init=random does")
     net.load_state_dict(source.state_dict())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    seen = metadata.get("images_seen", 0) + metadata.get("init", {}).get("images", 0)
     style = metadata.get("style", {}).get("name")
-    return {"weights": path.name, "sha256": digest, "style": style, "images": seen}
+    return {"weights": path.name, "sha256": digest, "style": style, "images": images_in_all(metadata)}
 
 
 def _layers(net: TransformerNet) -> dict[str, Any]:
