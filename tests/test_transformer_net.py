@@ -28,6 +28,40 @@ def test_width_and_depth_scale_the_network():
 SMALL = TransformerNet(width=2, depth=1).eval()
 
 
+def test_training_and_painting_give_the_same_pixels():
+    features = torch.randn(1, 3, 8, 8) * 5
+    net = TransformerNet(width=2, depth=0)
+    assert torch.equal(net.train().to_rgb(features), net.eval().to_rgb(features))
+
+
+@pytest.mark.parametrize(("wanted", "slope"), [("darker", 0.0), ("brighter", transformer_net.LEAST_SLOPE)])
+def test_black_can_be_left_and_is_not_deepened(wanted, slope):
+    features = torch.full((1, 3, 4, 4), -12.0, requires_grad=True)
+    rgb = TransformerNet(width=2, depth=0).train().to_rgb(features)
+    (rgb if wanted == "darker" else -rgb).sum().backward()  # a step against the gradient
+    assert_close(features.grad.abs(), torch.full_like(features, slope), rtol=0, atol=1e-6)
+
+
+def test_a_black_network_learns_white():
+    net = TransformerNet(width=2, depth=0).train()
+    with torch.no_grad():
+        net.decoder[-1].bias.fill_(-20)
+    optimizer = torch.optim.Adam(net.parameters(), 0.3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = (net(torch.rand(1, 3, 16, 16)) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_within_the_range_gradients_are_those_of_tanh(sign):
+    features = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4).requires_grad_()
+    (sign * TransformerNet(width=2, depth=0).train().to_rgb(features)).sum().backward()
+    assert_close(features.grad, sign * (1 - torch.tanh(features.detach()) ** 2) / 2)
+
+
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(1, 70), width=st.integers(1, 70))
 def test_keeps_every_size_and_the_range(height, width):

@@ -97,6 +97,25 @@ class ReflectConv2d(nn.Conv2d):
         return F.conv2d(_reflected(features, self.border), self.weight, self.bias, self.stride)
 
 
+class _Recovering(torch.autograd.Function):
+    """tanh(x) / 2 + 1/2, whose slope back from black and white is `LEAST_SLOPE` at least.
+
+    tanh has next to none there: what a network once paints black, as round spots in dark and even areas, stays black.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        squashed = torch.tanh(features)
+        ctx.save_for_backward(squashed)
+        return squashed * 0.5 + 0.5
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (squashed,), (gradient,) = ctx.saved_tensors, gradients
+        slope = (1 - squashed * squashed) * 0.5
+        return gradient * torch.where(gradient * squashed > 0, slope.clamp(min=LEAST_SLOPE), slope)
+
+
 class UpsampleConv2d(ReflectConv2d):
     """Nearest-neighbour upsampling by 2, then a reflection-padded 3×3 convolution: 4/9 of the products.
 
@@ -201,6 +220,7 @@ class ResidualBlock(nn.Module):
 
 
 LARGEST_MARGIN = 64  # px
+LEAST_SLOPE = 0.1  # of 0.5, that of tanh(x) / 2 + 1/2 at grey, in training
 
 
 class TransformerNet(nn.Module):
@@ -282,7 +302,12 @@ class TransformerNet(nn.Module):
     def to_rgb(self, features: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """The decoder's output brought to [0, 1], in float32: bfloat16 has only 128 steps between 0.5 and 1."""
         features = features.float()
-        return features.clamp(0, 1) if self.output == "clamp" else torch.tanh(features) * 0.5 + 0.5
+        if self.output == "clamp":
+            return features.clamp(0, 1)
+        if self.training:
+            rgb: Tensor = _Recovering.apply(features)
+            return rgb
+        return torch.tanh(features) * 0.5 + 0.5
 
     def _extended(self, size: int | torch.SymInt, margin: int) -> int | torch.SymInt:
         """The size with margins that the strides divide and the reflections allow."""
