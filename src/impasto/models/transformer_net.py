@@ -233,7 +233,8 @@ class TransformerNet(nn.Module):
     networks paint spots and stripes there, which please VGG's padding. So they learn from its `interior` alone.
 
     Differs from the paper: instance for batch norm; nearest-neighbour upsampling for fractional
-    strides; reflection padding in every layer, besides the margin, for 40 px once, so blocks keep their size.
+    strides; reflection padding in every layer, besides the margin, for 40 px once, so blocks keep their size; in
+    training, a slope back from black and white where tanh has none.
     """
 
     multiple = 4  # two stride-2 convolutions
