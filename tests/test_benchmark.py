@@ -49,6 +49,10 @@ def test_photos_are_the_defaults():
     assert data["validation"] == contestants.HELD_OUT
 
 
+def test_the_margin_is_the_default():
+    assert yaml.safe_load((ROOT / "configs/model/johnson.yaml").read_text())["margin"] == contestants.MARGIN
+
+
 @pytest.mark.parametrize("precision", ["float32", pytest.param("auto", id="bfloat16")])
 def test_the_fast_path_learns_what_the_reference_learns(precision):
     """Same seed, schedule and images: validation losses within 2 %."""

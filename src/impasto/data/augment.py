@@ -32,10 +32,8 @@ def with_patch(crop: Tensor) -> Tensor:
     side = crop.shape[-1]
     height, width = (int(side * (0.4 + 0.5 * torch.rand(()))) for _ in range(2))
     top, left = (int(torch.randint(side - extent + 1, ())) for extent in (height, width))
-    channels = 3 if torch.rand(()) < 0.5 else 1
-    colours = torch.rand(2, channels, 1, 1)
-    if channels == 1:
-        colours = (2 * colours - 0.5).clamp(0, 1)  # a quarter each at 0 and 1
+    # any colours, or greys, of which a quarter each are at 0 and 1
+    colours = torch.rand(2, 3, 1, 1) if torch.rand(()) < 0.5 else (2 * torch.rand(2, 1, 1, 1) - 0.5).clamp(0, 1)
     first, second = colours.expand(2, 3, 1, 1) * 255
     if torch.rand(()) < 0.5:
         second = first

@@ -220,7 +220,7 @@ class ResidualBlock(nn.Module):
 
 
 LARGEST_MARGIN = 64  # px
-LEAST_SLOPE = 0.1  # of 0.5, that of tanh(x) / 2 + 1/2 at grey, in training
+LEAST_SLOPE = 0.1  # of the output's back from black and white, in training; at grey it is 0.5
 
 
 class TransformerNet(nn.Module):

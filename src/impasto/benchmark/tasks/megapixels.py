@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from impasto.assets import PHOTOS
-from impasto.benchmark.contestants import command
+from impasto.benchmark.contestants import MARGIN, command
 from impasto.benchmark.measure import Contestant
 from impasto.benchmark.task import Options, log, say, stylize_script
 from impasto.checkpoint import save_network
@@ -23,7 +23,7 @@ def run(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         network, content, target = folder / "net.safetensors", folder / "content.jpg", folder / "stylized.jpg"
-        save_network(network, TransformerNet(options.width, margin=8), {})
+        save_network(network, TransformerNet(options.width, margin=MARGIN), {})
         for size in _sizes(options.megapixels):
             width, height = _write_photo(content, size)
             words = [f"ckpt={network}", f"input={content}", f"output={target}", f"tile={options.tile}"]

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ImageOps
 
 from impasto.assets import PHOTOS
-from impasto.benchmark.contestants import command, stylize_pass
+from impasto.benchmark.contestants import MARGIN, command, stylize_pass
 from impasto.benchmark.measure import Contestant, alternate
 from impasto.benchmark.task import Options, say, spread, stylize_script
 from impasto.checkpoint import save_network
@@ -96,7 +96,7 @@ def _write_photos(folder: Path, size: int) -> list[Path]:
 def _write_networks(folder: Path) -> dict[str, Path]:
     """Ours, as training writes it and exported."""
     files = {"impasto, slim": folder / "slim.safetensors", "impasto, slim onnx": folder / "slim.onnx"}
-    net = TransformerNet(16, margin=8)
+    net = TransformerNet(16, margin=MARGIN)
     save_network(files["impasto, slim"], net, {})
     export_onnx(net, {}, files["impasto, slim onnx"])
     return files
