@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from impasto.errors import UserError
-from impasto.models import transformer_net
-from impasto.models.transformer_net import BlockConv2d, InstanceNorm2d, TransformerNet, UpsampleConv2d
+from impasto.models import layers, transformer_net
+from impasto.models.transformer_net import TransformerNet
 
 
 def test_has_the_papers_parameters():
@@ -72,80 +72,6 @@ def test_keeps_every_size_and_the_range(height, width):
     assert stylized.max() <= 1
 
 
-def assert_same_function(ours, theirs, *inputs):
-    """Equal outputs and equal gradients of every input."""
-    inputs = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    expected = theirs(*inputs)
-    weights = torch.rand_like(expected)
-    gradients = torch.autograd.grad((expected * weights).sum(), inputs)
-    result = ours(*inputs)
-    assert_close(result, expected)
-    assert_close(torch.autograd.grad((result * weights).sum(), inputs), gradients)
-
-
-@pytest.mark.parametrize("images", [1, 3])
-def test_instance_norm_is_torchs_own_with_its_gradients(images):
-    norm = InstanceNorm2d(6).double()
-
-    def ours(features, weight, bias):
-        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (features,))
-
-    def theirs(features, weight, bias):
-        return F.instance_norm(features, weight=weight, bias=bias, eps=norm.eps)
-
-    features = 3 * torch.randn(images, 6, 9, 7).to(memory_format=torch.channels_last) + 5
-    assert_same_function(ours, theirs, features, torch.rand(6), torch.randn(6))
-
-
-def test_instance_norm_compiles_to_the_same(monkeypatch):
-    norm, features = InstanceNorm2d(6), 3 * torch.randn(2, 6, 9, 7) + 5
-    eager = norm(features)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert_close(norm(features), eager)
-
-
-def test_instance_norm_of_large_means_stays_exact():
-    features = (torch.randn(1, 8, 256, 256) + 100).to(memory_format=torch.channels_last)
-    expected = F.instance_norm(features.double()).float()
-    assert (InstanceNorm2d(8)(features) - expected).abs().max() < 2e-3
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_instance_norm_of_many_pixels_stays_exact(dtype):
-    features = torch.randn(1, 2, 2048, 2048, dtype=dtype).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        normalised = InstanceNorm2d(2)(features)
-    assert normalised.dtype == dtype
-    assert (normalised.double().var((0, 2, 3)) - 1).abs().max() < 1e-3
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 5)])
-def test_upsampling_convolution_is_upsampling_and_convolution(size):
-    conv = UpsampleConv2d(4, 3)
-
-    def ours(features, weight, bias):
-        return torch.func.functional_call(conv, {"weight": weight, "bias": bias}, (features,))
-
-    def theirs(features, weight, bias):
-        features = F.interpolate(features, scale_factor=2.0, mode="nearest")
-        return F.conv2d(F.pad(features, (1, 1, 1, 1), mode="reflect"), weight, bias)
-
-    assert_same_function(ours, theirs, torch.randn(2, 4, *size), conv.weight, conv.bias)
-
-
-@pytest.mark.parametrize("size", [(6, 6), (8, 14)])
-def test_block_convolution_is_a_convolution(size):
-    conv = BlockConv2d(4, 3, 9)
-
-    def ours(features, weight, bias):
-        return torch.func.functional_call(conv, {"weight": weight, "bias": bias}, (features,))
-
-    def theirs(features, weight, bias):
-        return F.conv2d(F.pad(features, (4, 4, 4, 4), mode="reflect"), weight, bias)
-
-    assert_same_function(ours, theirs, torch.randn(2, 4, *size), conv.weight, conv.bias)
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 15, 16, 17, 100])
 def test_padding_reflects_like_numpy(size):
     for margin in (0, 8, 37):
@@ -178,22 +104,6 @@ def test_images_of_a_batch_do_not_mix():
     batch = torch.rand(3, 3, 20, 24)
     with torch.no_grad():
         assert_close(SMALL(batch)[1:2], SMALL(batch[1:2]))
-
-
-def test_instance_norm_equals_torchs():
-    features = torch.randn(2, 5, 7, 9) * 3 + 1
-    ours, theirs = InstanceNorm2d(5), nn.InstanceNorm2d(5, affine=True)
-    for norm in (ours, theirs):
-        nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
-        nn.init.normal_(norm.bias, generator=torch.Generator().manual_seed(2))
-    assert_close(ours(features), theirs(features))
-
-
-def test_instance_norm_keeps_memory_format_and_dtype():
-    features = torch.randn(2, 8, 6, 6, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-    normed = InstanceNorm2d(8)(features)
-    assert normed.is_contiguous(memory_format=torch.channels_last)
-    assert normed.dtype == torch.bfloat16
 
 
 def checkerboard(decoder_like) -> float:
@@ -241,6 +151,6 @@ def border_shift() -> float:
 
 def test_no_border_artefacts_at_birth(monkeypatch):
     ours = border_shift()
-    monkeypatch.setattr(transformer_net, "_reflected", lambda features, border: F.pad(features, (border,) * 4))
+    monkeypatch.setattr(layers, "_reflected", lambda features, border: F.pad(features, (border,) * 4))
     zeros = border_shift()
     assert ours < 0.2 < zeros, (ours, zeros)

@@ -22,7 +22,8 @@ from impasto.engines.onnx import OnnxEngine
 from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.hardware import compiler
-from impasto.models.transformer_net import InstanceNorm2d, TransformerNet, with_norms
+from impasto.models.layers import InstanceNorm2d
+from impasto.models.transformer_net import TransformerNet, with_norms
 from impasto.peers import PEER_SUFFIXES, load_peer_network
 
 log = logging.getLogger("impasto")

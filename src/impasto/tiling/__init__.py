@@ -17,14 +17,9 @@ from jaxtyping import UInt
 from torch import Tensor, nn
 
 from impasto.errors import UserError
+from impasto.models.layers import ReflectConv2d, UpsampleConv2d
 from impasto.models.moments import Moments
-from impasto.models.transformer_net import (
-    ConvNorm,
-    ReflectConv2d,
-    ResidualBlock,
-    TransformerNet,
-    UpsampleConv2d,
-)
+from impasto.models.transformer_net import ConvNorm, ResidualBlock, TransformerNet
 from impasto.tiling.canvas import Canvas, Region, cropped
 from impasto.tiling.norm import PictureNorm, with_picture_norms
 from impasto.tiling.spool import Spool, open_spools

@@ -4,8 +4,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto.models.layers import InstanceNorm2d
 from impasto.models.moments import Moments
-from impasto.models.transformer_net import InstanceNorm2d, TransformerNet, with_norms
+from impasto.models.transformer_net import TransformerNet, with_norms
 
 
 class PictureNorm(InstanceNorm2d):
