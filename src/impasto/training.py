@@ -105,14 +105,16 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
     style, loss = config["style"], config["loss"]
     schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
     painting = read_painting(style["image"], config["stroke"])
-    objective = build_objective(painting, loss, config["vgg"], config["strength"])
+    origin = {"name": style["name"], "stroke": config["stroke"], **provenance(style["image"])}
     net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
     if resumed:  # its weights come with the rest; what it had started from may be gone
+        resumed.check(net.arguments, origin)
         init = resumed.content.get("init", {})
     else:
-        init = initialise(str(config["init"]), net, provenance(style["image"])["sha256"])
+        init = initialise(str(config["init"]), net, origin["sha256"])
+    objective = build_objective(painting, loss, config["vgg"], config["strength"])
     record = {
-        "style": {"name": style["name"], "stroke": config["stroke"], **provenance(style["image"])},
+        "style": origin,
         "init": init,
         "strength": config["strength"],
         "loss": loss,
@@ -124,10 +126,7 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
         "versions": {name: version(name) for name in ("impasto", "torch", "pytorch-lightning")},
     }
     clip = config["trainer"]["gradient_clip"]
-    module = StyleTransferModule(net, objective, schedule, record, clip)
-    if resumed:
-        resumed.check(module.architecture, record["style"])
-    return module, painting
+    return StyleTransferModule(net, objective, schedule, record, clip), painting
 
 
 def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataModule:
