@@ -6,12 +6,15 @@ import torch
 import yaml
 
 from impasto.assets import PHOTOS, painting, provenance
-from impasto.checkpoint import save_network
+from impasto.checkpoint import load_network, save_network
 from impasto.commands.evaluate import EvaluateOptions, evaluate
 from impasto.errors import UserError
 from impasto.evaluation import scores as module
+from impasto.image import find_images
+from impasto.models.transformer_net import TransformerNet
 
 from .conftest import ROOT, noise_image
+from .test_optimization import Quadratic
 
 CONFIGS = ROOT / "configs"
 
@@ -110,10 +113,67 @@ def test_mistakes_are_one_line(network_file, options, line):
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(network_file), **options))
 
 
+def test_a_vgg_of_ones_own_is_asked_for(tmp_path, small_net, recorded, scored):
+    path = tmp_path / "own.safetensors"
+    _, record = load_network(recorded)
+    record = {key: record[key] for key in ("style", "strength", "loss", "content", "seed")}
+    save_network(path, small_net, {**record, "vgg": {"source": "file", "preprocessing": "caffe", "pooling": "max"}})
+    with pytest.raises(UserError, match="a VGG19 of your own: vgg=FILE, as it was for training"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(path)))
+    with pytest.raises(UserError, match="/nowhere.pth"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(path), vgg="/nowhere.pth"))
+
+
+def test_photos_judged_by_others_are_not_held_out(tmp_path, small_net, recorded, scored):
+    path = tmp_path / "all.safetensors"
+    _, record = load_network(recorded)
+    record = {key: record[key] for key in ("style", "strength", "loss", "vgg", "seed")}
+    save_network(path, small_net, {**record, "content": {"name": "bundled", "photos": 15, "validation": 64}})
+    with pytest.raises(UserError, match="has learned from all photos that ship: content=DIR"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(path)))
+
+
+def scores_of(folder, objective, stylize=lambda content: content):
+    """Of a network that does what `stylize` does, in seconds."""
+    net = TransformerNet(4, 1)
+    net.forward = stylize
+    plan = module.Plan([64], [1], 2, torch.device("cpu"))
+    return module.score(net, objective, noise_image(64, 64), find_images(folder), plan)[0]
+
+
+@pytest.fixture
+def quadratic():
+    return Quadratic(torch.ones(1, 3, 1, 1))
+
+
+def test_panoramas_and_damaged_photos_are_passed_over(tmp_path, quadratic, caplog):
+    noise_image(64, 20).save(tmp_path / "wide.png")
+    (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    scores = scores_of(tmp_path, quadratic)
+    assert [line["photos"][0]["photo"] for line in scores["worth"]] == ["wide.png", "wide.png"]
+    assert scores["artefacts"] == []
+    assert scores["skipped"] == ["damaged.jpg at 64 px", "the artefact suite: no photo has 256 px on its short side"]
+    assert any("damaged.jpg' cannot be read" in message for message in caplog.messages)
+
+
+def test_an_optimiser_that_dies_makes_no_network_good(tmp_path, quadratic, monkeypatch):
+    noise_image(64, 64).save(tmp_path / "a.png")
+    monkeypatch.setattr(quadratic, "forward", lambda stylized, content: {"total": stylized.sum() * float("nan")})
+    with pytest.raises(UserError, match="what the network paints of a.png at 64 px is not finite"):
+        scores_of(tmp_path, quadratic)
+
+    def dying(stylized, content):
+        return {"total": stylized.sum() * (float("nan") if torch.is_grad_enabled() else 1)}
+
+    monkeypatch.setattr(quadratic, "forward", dying)
+    with pytest.raises(UserError, match="none of the 1 photos can be used"):
+        scores_of(tmp_path, quadratic)
+
+
 def test_photos_all_too_small_end_it(recorded, tmp_path):
     noise_image(90, 60).save(tmp_path / "a.png")
     options = EvaluateOptions(ckpt=str(recorded), content=str(tmp_path), sizes="1024", photos="1")
-    with pytest.raises(UserError, match="none of the 1 photos has 1024 px on its long side"):
+    with pytest.raises(UserError, match="none of the 1 photos can be used: they need 1024 px of long side"):
         evaluate(CONFIGS, options)
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from impasto import styles
@@ -37,6 +39,14 @@ def test_a_folder_has_a_row_for_each_photo(shipped, photos):
     assert height > 6 * (22 + 30)
 
 
+def test_a_folders_sheet_has_all_of_its_name(shipped):
+    folder = shipped / "trip_2024.05"
+    folder.mkdir()
+    (shipped / "photo.jpg").rename(folder / "photo.jpg")
+    gallery([f"input={folder}", "ckpt=night", "size=40"])
+    assert (shipped / "trip_2024.05_gallery.jpg").is_file()
+
+
 def test_stylize_takes_all_styles(shipped):
     stylize(["ckpt=all", f"input={shipped}/photo.jpg"])
     assert {path.name for path in shipped.glob("photo_*")} == {f"photo_{n}.jpg" for n in ("night", "wave", "cafe")}
@@ -51,9 +61,11 @@ def test_stylize_takes_all_styles(shipped):
         (["ckpt=night,wav"], "did you mean 'wave'"),
         (["size=0"], "size=0 should be at least 1 px"),
         (["output=sheet.xyz"], "its suffix should be one of"),
+        (["output={}/photo.jpg"], "photo.jpg' is the input: it would be written over"),
     ],
 )
 def test_mistakes_are_one_line(shipped, words, line):
+    words = [word.format(shipped) for word in words]
     with pytest.raises(UserError, match=line):
         gallery([f"input={shipped}/photo.jpg", *words])
 
@@ -78,24 +90,32 @@ def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_ne
     monkeypatch.setattr("impasto.assets.STYLES", tmp_path / "styles")
 
     def score(configs, options):
-        scored.append(options.ckpt)
+        assert not target.exists(), "it ships before it has been scored"
+        scored.append((options.ckpt, options.vgg))
         for suffix in (".json", ".md", "_sheet.jpg"):
-            (tmp_path / "runs" / "mine" / f"mine{suffix}").write_text("card")
+            Path(options.output, f"mine{suffix}").write_text("card")
 
     monkeypatch.setattr(evaluate, "evaluate", score)
     options = GalleryOptions(styles="mine", output=str(tmp_path / "runs"), ship=True)
     (run,) = planned(options)
     save_network(run.network, small_net, {"style": {"name": "mine"}})
     whole = run.network.stat().st_size
-    train_gallery._ship(ROOT, [run])
     target = tmp_path / "styles" / "mine.safetensors"
-    assert scored == [str(target)]
+    target.parent.mkdir()
+    train_gallery._ship(ROOT, [run], "vgg.pth")
+    assert scored == [(str(run.folder / "half" / "mine.safetensors"), "vgg.pth")]
     assert target.stat().st_size < 0.7 * whole
     assert (tmp_path / "styles" / "mine.md").read_text() == "card"
     net, metadata = load_network(target)
     assert metadata["style"] == {"name": "mine"}
     for name, weight in net.state_dict().items():
         assert (weight - load_network(run.network)[0].state_dict()[name]).abs().max() < 1e-3
+
+
+def test_a_sheet_of_no_photos_is_told_before_training(tmp_path):
+    with pytest.raises(UserError, match="sheet=/nowhere: there is no such photo or folder"):
+        train_gallery.train_gallery(ROOT, ["sheet=/nowhere", f"output={tmp_path}/out"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_style_ships_once():

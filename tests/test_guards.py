@@ -1,5 +1,6 @@
 import copy
 import logging
+import multiprocessing
 import threading
 import time
 from pathlib import Path
@@ -205,7 +206,16 @@ def test_flat_photos_are_no_collapse(module):
     assert guard.times == 0
 
 
-def test_a_loader_that_stalls_is_named_and_ends_the_run_after_a_checkpoint(main, monkeypatch, caplog):
+@pytest.fixture
+def forked():
+    """Loaders' workers see what a test has patched; Linux' default until Python 3.14."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("fork", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_a_loader_that_stalls_is_named_and_ends_the_run_after_a_checkpoint(main, forked, monkeypatch, caplog):
     """At the 12th position a photo never comes."""
     read = TrainingPhotos.__getitem__
 
@@ -221,7 +231,7 @@ def test_a_loader_that_stalls_is_named_and_ends_the_run_after_a_checkpoint(main,
     ) as error:
         main("data.timeout=4", "data.workers=1", "data.batch_size=2", "schedule.images=40", "validation.every=1000")
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["000000012.ckpt"]
-    (stalled,) = [message for message in caplog.messages if message.startswith("no photos for 1 s: '")]
+    stalled = [message for message in caplog.messages if message.startswith("no photos for 1 s: '")][-1]
     photo = stalled.split("'")[1]
     assert f"'{photo}'" in str(error.value)
     assert photo.endswith(".jpg")
@@ -269,7 +279,7 @@ def test_the_photo_named_is_the_one_read():
         assert numbers.asked == photo_at(position, 3, 7)
 
 
-def test_a_dead_worker_is_one_line(main, monkeypatch):
+def test_a_dead_worker_is_one_line(main, forked, monkeypatch):
     def die(self, position):
         psutil.Process().kill()
 

@@ -44,6 +44,8 @@ def test_it_paints_and_leaves_the_trace(run, tmp_path):
         (["content=a.png"], "style.image=… is missing"),
         (["content=none.png", "style=poppies"], "there is no image 'none.png'"),
         (["content=a.png", "style=popies"], "did you mean 'poppies'"),
+        (["content=a.png", "style=poppies", "output=a.png"], "output='a.png' is the input: it would be written over"),
+        (["content=a.png", "style=poppies", "seed=-1"], "seed=-1 should be in 0…4294967295"),
         (["content=a.png", "style=poppies", "output=a.xyz"], "its suffix should be one of"),
         (["content=a.png", "style=poppies", "start=black"], "start is content or noise, not 'black'"),
         (["content=a.png", "style=poppies", "optimizer=sgd"], "optimizer is lbfgs or adam, not 'sgd'"),
@@ -58,7 +60,7 @@ def test_it_paints_and_leaves_the_trace(run, tmp_path):
 def test_mistakes_are_one_line(words, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (90, 60), "grey").save("a.png")
-    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(list(words)))
+    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command([*words, "loss.relative=false"]))
     with pytest.raises(UserError) as error:
         optimize.main(ROOT / "configs")
     assert line in str(error.value)
@@ -79,7 +81,7 @@ def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, rais
     Image.new("RGB", (90, 60), "grey").save("a.png")
     monkeypatch.setattr("impasto.optimization.optimize", no_iterations)
     words = ["content=a.png", "style=poppies", "size=48", "stroke=48", "hydra.run.dir=run"]
-    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(words))
+    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command([*words, "loss.relative=false"]))
     with pytest.raises(raised):
         optimize.main(ROOT / "configs")
     assert not (tmp_path / "run" / "picture.png").exists()

@@ -60,10 +60,13 @@ def test_relative_terms_do_not_depend_on_the_scale_of_vgg(features, painting):
     assert raw[1] / raw[0] > 9e3
 
 
-def test_a_painting_that_is_the_reference_has_nothing_to_be_relative_to(features):
-    photo = torch.rand(1, 3, 32, 32)
-    with pytest.raises(UserError, match="nothing to be relative to"):
-        PerceptualLoss(features, photo, STYLE, CONTENT, photo)
+def test_a_vgg_that_sees_nothing_has_nothing_to_be_relative_to(features, painting):
+    photos = torch.rand(2, 3, 32, 32)
+    PerceptualLoss(features, painting, STYLE, CONTENT, photos)
+    blind = copy.deepcopy(features)
+    blind.relu1_1_kernel.zero_()
+    with pytest.raises(UserError, match="content/relu2_2 is 0 for photos: nothing to be relative to"):
+        PerceptualLoss(blind, painting, STYLE, CONTENT, photos)
 
 
 def test_content_is_zero_for_the_photo_and_style_for_the_painting(loss, painting):

@@ -10,7 +10,7 @@ from typing import IO
 
 from impasto.animation import Animation
 from impasto.errors import UserError
-from impasto.image import check_writable
+from impasto.image import check_not_input, check_writable
 from impasto.job import Job, Look, default_output, json_line, looks, read_content, result_suffix, write_result
 from impasto.video import check_writable_video, is_video
 
@@ -66,8 +66,7 @@ def _target(source: Path, output: str | None, style: str, suffix: str | None) ->
     if target.is_dir() or output.endswith("/"):  # which Path() drops
         target = target / source.with_suffix(result_suffix(source, suffix)).name
     check(target)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UserError(f"output={str(target)!r} is the input: it would be written over")
+    check_not_input(target, [source])
     return target
 
 

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,12 @@ def check_writable(path: Path) -> None:
     """Raise `UserError` for a suffix that cannot be written: before minutes are spent on the picture."""
     if path.suffix.lower() not in WRITABLE:
         raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}")
+
+
+def check_not_input(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise `UserError` where the output is one of the inputs, which it would write over."""
+    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
+        raise UserError(f"output={str(output)!r} is the input: it would be written over")
 
 
 def read_images(source: str | os.PathLike[str], long_side: int) -> list[Image.Image]:

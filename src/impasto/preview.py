@@ -26,7 +26,7 @@ ITERATIONS = 30  # from the photo: what a well-trained network comes near to
 def preview(config: dict[str, Any], run_dir: Path) -> Path:
     """Paint one photo with the optimiser for each strength and stroke; returns the sheet, `run_dir/preview_sheet.jpg`.
 
-    The photo is the first of the training data. Raises `UserError`.
+    The photo is the first of the training data's folder, or one of those that ship. Raises `UserError`.
     """
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
     bfloat16 = takes_bfloat16("auto", device.type)

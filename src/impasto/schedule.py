@@ -32,6 +32,6 @@ class Schedule:
 
     def rate(self, images_seen: int) -> float:
         """Learning rate of the step that starts after `images_seen` images."""
-        progress = min(1.0, images_seen / self.images)
+        progress = min(1.0, max(0, images_seen - self.warmup) / max(1, self.images - self.warmup))
         decay = self.final + (1 - self.final) * (1 + cos(pi * progress)) / 2
         return self.learning_rate * decay * min(1.0, (images_seen + 1) / (self.warmup + 1))

@@ -159,9 +159,11 @@ def _trainer(
     guards: list[Callback],
 ) -> pl.Trainer:
     options = config["trainer"]
-    for key, least in (("log_every", 1), ("gradient_clip", 0)):
-        if not options[key] >= least:
-            raise UserError(f"trainer.{key}={options[key]} should be at least {least}")
+    for group, key in (("trainer", "log_every"), ("validation", "every")):
+        if config[group][key] < 1:
+            raise UserError(f"{group}.{key}={config[group][key]} should be at least 1")
+    if not options["gradient_clip"] > 0:
+        raise UserError(f"trainer.gradient_clip={options['gradient_clip']} should be above 0; inf for none")
     share_cores()
     devices, nodes, environment = placement(options)
     world_size = count_devices(devices, options["accelerator"]) * nodes

@@ -33,6 +33,9 @@ NUMBERS = {
 # numbers that may also be left to the program
 AUTOMATIC = ("data.batch_size",)
 
+# name → weight: any names, or none
+LAYERS = ("loss.style_layers", "loss.content_layers")
+
 
 def register_resolvers() -> None:
     """What the configuration files may say: `${painting:NAME}`, `${photos:}`, `${stem:PATH}`."""
@@ -57,6 +60,10 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
             ) from None
         except OverrideParseException as error:
             raise UserError(f"{error.override!r} is not understood: write key=value, see --help") from None
+        except (OmegaConfBaseException, ValueError) as error:  # of ~key, group=null
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"the configuration does not hold together: {one_line(error)}") from None
         except HydraException as error:
             problem = str(error).splitlines()[0].removesuffix(".")
             key = problem.split("'")[1] if "'" in problem else ""
@@ -96,13 +103,22 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> None:
-    """Compare each number of the configuration with the kind of number that is its default."""
-    for key in map(str, defaults):
+    """Compare the configuration's keys, and the kinds of its values, with those of its defaults."""
+    known = [str(key) for key in defaults if key != "hydra"]  # which is Hydra's to check
+    for key in map(str, config):
+        if key not in (*known, "hydra") and prefix.removesuffix(".") not in LAYERS:
+            raise UserError(f"'{prefix}{key}' is unknown{nearest(key, known)}; --help lists the options")
+    for key in known:
         if any(OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) for node in (config, defaults)):
             continue
         name, value, default = f"{prefix}{key}", config[key], defaults[key]
-        if isinstance(default, DictConfig) and isinstance(value, DictConfig):
-            _check_types(value, default, f"{name}.")
+        if isinstance(default, DictConfig):
+            if isinstance(value, DictConfig):
+                _check_types(value, default, f"{name}.")
+            elif value is not None or name not in LAYERS:
+                raise UserError(
+                    f"{name}={value!r} should be {{name: value, …}}, as in {{{next(iter(default))!s}: 1.0}}"
+                )
         allowed, description = NUMBERS.get(type(default), ((type(value),), ""))
         if type(value) not in allowed and not (name in AUTOMATIC and value == "auto"):
             raise UserError(f"{name}={value!r} should be {description}{' or auto' * (name in AUTOMATIC)}")

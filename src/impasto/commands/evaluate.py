@@ -24,7 +24,7 @@ Score a network on photos that it has not learned from; writes a model card besi
   sizes=256,512,1024    long sides (px); a photo smaller than a size is left out there, and said
   photos=6,3,2          how many photos at each size
   iterations=100        of the optimiser, at most; L-BFGS from noise, and from the photo
-  painting=PATH|NAME    where the network's own is not known
+  painting=PATH|NAME    where the network's own is not known; vgg=FILE: the VGG19 of a network trained with vgg=file
   output=DIR            for <style>.md, <style>.json, <style>_sheet.jpg and TensorBoard's hparams; default: beside the
                         weights, or runs/<style>/scores of a style that ships
   device=auto|cpu|cuda|mps   precision=auto|float32|bfloat16
@@ -44,6 +44,7 @@ class EvaluateOptions:
     photos: str = "6,3,2"
     iterations: int = 100
     painting: str | None = None
+    vgg: str | None = None
     output: str | None = None
     device: str = "auto"
     precision: str = "auto"
@@ -78,9 +79,8 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     net, metadata = load_any(path)
     objective_options = _objective(config_dir, metadata)
     painting = read_painting(_painting(options, metadata), objective_options["stroke"])
-    objective = build_objective(
-        painting, objective_options["loss"], objective_options["vgg"], objective_options["strength"]
-    )
+    vgg = {**objective_options["vgg"], **_vgg_file(options, objective_options["vgg"])}
+    objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
     plan = Plan(sizes, photos, options.iterations, choose_device(options.device), options.precision)
     content = _content(options, metadata)
     beside = path.parent if path.parent != STYLES else Path("runs", path.stem, "scores")  # the package is no place
@@ -106,7 +106,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
 
 def _numbers(key: str, value: str) -> list[int]:
     words = value.split(",")
-    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"{key}={value} should be whole numbers above 0 with commas between them")
     return [int(word) for word in words]
 
@@ -126,6 +126,15 @@ def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     log.warning("the network does not say what it was trained for: it is measured by the default objective")
     defaults = plain(compose(config_dir, "optimize", ["content=none", "style.image=none"]))
     return {key: defaults[key] for key in ("loss", "vgg", "strength", "stroke")}
+
+
+def _vgg_file(options: EvaluateOptions, vgg: dict[str, Any]) -> dict[str, str]:
+    """Where a VGG19 that is the user's own lies, which the network's record does not say."""
+    if vgg["source"] != "file":
+        return {}
+    if options.vgg is None:
+        raise UserError("the network was trained with a VGG19 of your own: vgg=FILE, as it was for training")
+    return {"path": options.vgg}
 
 
 def _painting(options: EvaluateOptions, metadata: dict[str, Any]) -> Path:
@@ -151,6 +160,8 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
         return find_images(options.content)
     photos, learned = find_images(PHOTOS), metadata.get("content", {})
     if learned.get("name") == "bundled":
+        if learned["photos"] + learned["validation"] != len(photos):  # it was judged by others
+            raise UserError("the network has learned from all photos that ship: content=DIR says others to judge it by")
         photos = split(photos, learned["validation"], metadata["seed"])[1]
 
     def long_side(path: Path) -> int:
@@ -178,5 +189,6 @@ def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:
     }
     values |= {f"artefacts/{finding['name']}": finding["value"] for finding in scores["artefacts"]}
     values["ssim"] = scores["similarity"]["ssim"]
+    values = {name: value for name, value in values.items() if isinstance(value, int | float)}  # others were skipped
     with SummaryWriter(str(folder)) as writer:
         writer.add_hparams(settings, values, run_name="scores")

@@ -44,15 +44,18 @@ def gallery(words: list[str]) -> None:
 
     from rich.progress import track
 
-    from impasto.image import check_writable, read_images, save_image
+    from impasto.image import check_not_input, check_writable, find_images, read_images, save_image
     from impasto.job import default_output
     from impasto.sheet import contact_sheet, wrapped
     from impasto.styles import find_checkpoints
     from impasto.stylizer import Stylizer
 
     source = Path(options.input)
-    output = Path(options.output) if options.output else default_output(source, "gallery").with_suffix(".jpg")
+    beside = default_output(source, "gallery")
+    beside = beside.with_name(f"{beside.name}.jpg") if source.is_dir() else beside.with_suffix(".jpg")
+    output = beside if options.output is None else Path(options.output)
     check_writable(output)
+    check_not_input(output, find_images(source) if source.is_dir() else [source])
     photos = read_images(source, options.size)
     stylizers = [Stylizer.load(str(path), options.device, options.precision) for path in find_checkpoints(options.ckpt)]
     rows = [

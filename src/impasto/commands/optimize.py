@@ -67,12 +67,13 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     from impasto.engines.eager import memory_errors
     from impasto.files import whole_file, write_text
     from impasto.hardware import choose_device
-    from impasto.image import check_writable, read_image, save_image, to_image
+    from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
     from impasto.losses.objective import read_painting
     from impasto.optimization import coarse_to_fine
 
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
     check_writable(output)
+    check_not_input(output, [Path(config["content"]), Path(config["style"]["image"])])
     device = choose_device(config["device"])
     photo = read_image(config["content"])
     sides = coarse_to_fine(config["size"], config["scales"])
@@ -97,7 +98,8 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
                 progress.update(bar, completed=number, description=f"{side} px: {shown}")
     except MemoryError:
         raise UserError(
-            f"size={config['size']} takes more memory than there is: try size={config['size'] // 2}"
+            f"size={config['size']} with stroke={config['stroke']} takes more memory than there is: "
+            f"try size={config['size'] // 2}"
         ) from None
     except KeyboardInterrupt:
         interrupted = True
@@ -107,7 +109,8 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
             table.writeheader()
             table.writerows(rows)
         save_image(to_image(picture.cpu().numpy()), output)
-        log.info("Wrote %s; terms of every iteration: %s", output, run_dir / "trace.csv")
+        height, width = picture.shape[2:]
+        log.info("Wrote %s, %d×%d px; terms of every iteration: %s", output, width, height, run_dir / "trace.csv")
         log.info("  tensorboard --logdir %s", shlex.quote(str(run_dir)))
     if interrupted:
         raise KeyboardInterrupt
@@ -121,6 +124,8 @@ def _check(config: dict[str, Any]) -> None:
             raise UserError(f"{key}={config[key]} should be at least 1")
     if config["start"] not in ("content", "noise"):
         raise UserError(f"start is content or noise, not {config['start']!r}")
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError(f"seed={config['seed']} should be in 0…{2**32 - 1}")
     rate = config["learning_rate"]
     if rate is not None and not (isinstance(rate, int | float) and rate > 0):
         raise UserError(f"learning_rate={rate} should be above 0")

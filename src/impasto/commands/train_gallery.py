@@ -76,6 +76,8 @@ def train_gallery(root: Path, words: list[str]) -> None:
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
     rest = [word for word in words if word.partition("=")[0] not in names]
     runs = planned(options)
+    if options.sheet is not None and not Path(options.sheet).exists():
+        raise UserError(f"sheet={options.sheet}: there is no such photo or folder")
     todo = [run for run in runs if not run.network.is_file()]
     log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
     if failed := run_all(root / "train.py", {run.folder: [*run.words, *rest] for run in todo}, places()):
@@ -83,7 +85,8 @@ def train_gallery(root: Path, words: list[str]) -> None:
     if options.sheet is not None:
         _draw(runs, Path(options.sheet), Path(options.output) / "sheet.jpg")
     if options.ship:
-        _ship(root, runs)
+        vgg = next((word.partition("=")[2] for word in rest if word.startswith("vgg.path=")), None)
+        _ship(root, runs, vgg)
 
 
 def planned(options: GalleryOptions) -> list[Run]:
@@ -116,19 +119,18 @@ def _draw(runs: Sequence[Run], source: Path, output: Path) -> None:
     log.info("Wrote %s", output)
 
 
-def _ship(root: Path, runs: Sequence[Run]) -> None:
-    """Into the package: half precision, the scores taken of what ships."""
+def _ship(root: Path, runs: Sequence[Run], vgg: str | None) -> None:
+    """Into the package: half precision, the scores taken of what ships, before it does."""
     from impasto.assets import STYLES
     from impasto.checkpoint import load_network, save_network
     from impasto.commands.evaluate import EvaluateOptions, evaluate
 
     for run in runs:
-        target = STYLES / run.network.name
         net, metadata = load_network(run.network)
         kept = {key: value for key, value in metadata.items() if key not in ("format", "architecture")}
-        save_network(target, net.half(), kept)
-        log.info("Wrote %s", target)
-        evaluate(root / "configs", EvaluateOptions(ckpt=str(target), output=str(run.folder)))
-        for suffix in (".json", ".md", "_sheet.jpg"):
-            card = f"{target.stem}{suffix}"
-            shutil.copyfile(run.folder / card, STYLES / card)
+        half = run.folder / "half" / run.network.name
+        save_network(half, net.half(), kept)
+        evaluate(root / "configs", EvaluateOptions(ckpt=str(half), output=str(half.parent), vgg=vgg))
+        for name in (half.name, *(f"{run.style}{suffix}" for suffix in (".json", ".md", "_sheet.jpg"))):
+            shutil.copyfile(half.parent / name, STYLES / name)
+        log.info("Wrote %s", STYLES / half.name)

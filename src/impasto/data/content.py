@@ -77,8 +77,8 @@ class ContentDataModule(pl.LightningDataModule):
         for option, value in (("batch_size", batch_size), ("validation", validation)):
             if value < 1:
                 raise UserError(f"data.{option}={value} should be at least 1")
-        if workers is not None and workers < 0:
-            raise UserError(f"data.workers={workers} should be at least 0")
+        if workers is not None and not (isinstance(workers, int) and workers >= 0):
+            raise UserError(f"data.workers={workers} should be a whole number from 0 on")
         if timeout < 0:
             raise UserError(f"data.timeout={timeout} should be at least 0 s")
         for option, share in (("colour", colour), ("patches", patches), ("max_rejects", max_rejects)):

@@ -15,7 +15,7 @@ from impasto.image import save_image
 def write_card(stem: Path, card: dict[str, Any], sheet: Image.Image) -> list[Path]:
     """Write `<stem>.json`, `<stem>.md` and `<stem>_sheet.jpg`, each whole or not at all. Raises `UserError`."""
     paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md", "_sheet.jpg")]
-    write_text(paths[0], json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    write_text(paths[0], json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(paths[1], markdown(card, paths[2].name))
     save_image(sheet, paths[2])
     return paths
@@ -35,6 +35,8 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         | {"what": f["what"]}
         for f in scores["artefacts"]
     ]
+    speeds = [{"size": f"{line['size']}²", "ms": line["ms"], "peak MB": line["peak MB"]} for line in card["speed"]]
+    relative = "Style: 1 is a mean photo's distance from the painting. Content: 1 is the distance of another photo."
     parts = [
         f"# {title}",
         f"Painting: {by}. Photo, network, optimiser after {card['iterations']} iterations with the same weights:",
@@ -43,13 +45,11 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         "Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on photos not learned from:",
         "\n".join(f"- {sentence(line)}" for line in scores["worth"]),
         "## Terms",
-        "Style: 1 is a mean photo's distance from the painting. Content: 1 is the distance of another photo.",
+        *([relative] if card["objective"]["loss"]["relative"] else []),
         table(terms),
         "To the photo: " + ", ".join(f"{name} {value}" for name, value in scores["similarity"].items()) + ".",
-        "## Artefacts",
-        table(findings),
-        "## Speed",
-        table([{"size": f"{line['size']}²", "ms": line["ms"], "peak MB": line["peak MB"]} for line in card["speed"]]),
+        *(["## Artefacts", table(findings)] if findings else []),
+        *(["## Speed", table(speeds)] if speeds else []),
         "On " + ", ".join(f"{key} {value}" for key, value in scores["machine"].items()) + ".",
         "## Origin",
         "```json\n" + json.dumps(metadata, indent=1, ensure_ascii=False) + "\n```",

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from math import inf, isnan, nan
+from math import inf, isfinite, isnan, nan
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -32,6 +32,8 @@ log = logging.getLogger("impasto")
 STARTS = ("noise", "content")
 COMPARED = 512  # px: up to this size the optimiser is run to its end on the first photos, for terms and pictures
 SUITE_SIZE = 384  # px, short side of the photos that the artefact suite sees
+SUITE_LEAST = 256  # px, short side: its crops and patches take so many
+SSIM_LEAST = 16  # px, short side: its window takes 11
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's, which LPIPS stands on
 ALEXNET_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
 
@@ -79,17 +81,22 @@ def score(
         for size, count in zip(plan.sizes, plan.photos, strict=True):
             usable, small = _large_enough(content, size, count)
             skipped += small
-            lines: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS if usable}
-            for path, start in product(usable, lines):
-                image = read_image(path)
+            lines: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
+            for (path, image), start in product(usable, lines):
                 photo = to_tensor(resize(image, size / max(image.size))).to(plan.device)
                 stylized = network(photo)
                 terms = terms_of(objective, stylized, photo, bfloat16)
+                if not isfinite(terms["total"]):
+                    raise UserError(f"what the network paints of {path.name} at {size} px is not finite")
                 to_the_end = size == largest and start == "content"
                 found = Worth(terms["total"])
                 for found in worth(objective, photo, terms["total"], start, plan.limit, bfloat16, to_the_end):
                     done = f"{path.name}, {size} px, from {start}: {len(found.trace) - 1} iterations"
                     progress.update(bar, description=done)
+                if found.iterations is None and len(found.trace) <= plan.limit:
+                    skipped.append(f"{path.name} at {size} px from {start}")
+                    log.warning("skipped: the optimiser came to nothing finite, at %s", skipped[-1])
+                    continue
                 trace = [float(f"{value:.5g}") for value in found.trace]
                 line = {"photo": path.name, "objective": terms["total"], "iterations": found.iterations, "trace": trace}
                 lines[start].append(line)
@@ -100,12 +107,18 @@ def score(
                         Comparison({"identity": identity, "network": terms, "optimizer": found.end}, pictures)
                     )
             for start, found_lines in lines.items():
-                worths.append(_summary(size, start, found_lines, plan.limit))
-                log.info("%s", sentence(worths[-1]))
+                if found_lines:
+                    worths.append(_summary(size, start, found_lines, plan.limit))
+                    log.info("%s", sentence(worths[-1]))
     if not worths:
-        raise UserError(f"none of the {len(content)} photos has {min(plan.sizes)} px on its long side")
-    photos = [to_tensor(read_image(path, SUITE_SIZE)) for path in _large_enough(content, SUITE_SIZE * 4 // 3, 3)[0]]
-    suite = [artefacts(lambda image: network(image).cpu(), photo, to_tensor(painting)) for photo in photos]
+        raise UserError(f"none of the {len(content)} photos can be used: they need {min(plan.sizes)} px of long side")
+    suite = [
+        artefacts(lambda image: network(image).cpu(), to_tensor(photo), to_tensor(painting))
+        for _, photo in _large_enough(content, SUITE_LEAST, 3, min, SUITE_SIZE)[0]
+    ]
+    if not suite:
+        skipped.append(f"the artefact suite: no photo has {SUITE_LEAST} px on its short side")
+        log.warning("skipped: %s", skipped[-1])
     scores = {
         "worth": worths,
         "skipped": skipped,
@@ -144,20 +157,32 @@ def _count(value: float | None, limit: int) -> str:
     return f"more than {limit}" if value is None else f"{value:g}"
 
 
-def _large_enough(content: Sequence[Path], size: int, count: int) -> tuple[list[Path], list[str]]:
-    """The first `count` photos of at least `size` px on their long side, and the names of those passed over."""
-    usable, small = list[Path](), []
+def _large_enough(
+    content: Sequence[Path],
+    size: int,
+    count: int,
+    side: Callable[[tuple[int, int]], int] = max,
+    short_side: int | None = None,
+) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
+    """The first `count` photos, read at a `short_side`, of at least `size` px, and the names of those passed over.
+
+    The `side` that counts is the long one, or with `min` the short one. What cannot be read is passed over, too.
+    """
+    usable, passed_over = list[tuple[Path, Image.Image]](), []
     for path in content:
         if len(usable) == count:
             break
-        with Image.open(path) as image:
-            large = max(image.size) >= size
-        if large:
-            usable.append(path)
+        try:
+            image = read_image(path, short_side)
+        except UserError as error:
+            log.warning("skipped: %s", error)
         else:
-            small.append(f"{path.name} at {size} px")
+            if side(image.size) >= size:
+                usable.append((path, image))
+                continue
             log.warning("skipped: %s is smaller than %d px", path.name, size)
-    return usable, small
+        passed_over.append(f"{path.name} at {size} px")
+    return usable, passed_over
 
 
 def _summary(size: int, start: str, found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
@@ -188,12 +213,14 @@ def _similarity(network: Callable[[Tensor], Tensor], content: Sequence[Path], si
     from torchmetrics.functional.image import structural_similarity_index_measure as structural_similarity
 
     pairs = []
-    for path in content[:8]:
-        photo = to_tensor(read_image(path, size))
+    for _, image in _large_enough(content, SSIM_LEAST, 8, min, size)[0]:
+        photo = to_tensor(image)
         pairs.append((photo, network(photo).cpu().float()))
     ssim: list[Any] = [
         structural_similarity(luminance(stylized), luminance(photo), data_range=1.0) for photo, stylized in pairs
     ]
+    if not pairs:
+        return {"ssim": "skipped: the photos are too small", "photos": 0}
     found: dict[str, Any] = {"ssim": round(mean(map(float, ssim)), 3), "photos": len(pairs)}
     weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
     if not weights.is_file():
@@ -208,10 +235,11 @@ def _similarity(network: Callable[[Tensor], Tensor], content: Sequence[Path], si
 
 
 def _typical(findings: Sequence[Finding]) -> dict[str, Any]:
-    """One measure over several photos: their median; where any is not a number, that."""
+    """One measure over several photos: their median, or None where any is not a number, which JSON cannot say."""
     values = [finding.value for finding in findings]
     typical = replace(findings[0], value=nan if any(map(isnan, values)) else median(values))
-    return {**asdict(typical), "value": round(typical.value, 3), "passed": typical.passed}
+    value = None if isnan(typical.value) else round(typical.value, 3)
+    return {**asdict(typical), "value": value, "passed": typical.passed}
 
 
 def _image(tensor: Tensor) -> Image.Image:

@@ -27,7 +27,7 @@ class Worth:
 
     @property
     def iterations(self) -> int | None:
-        """The first iteration as good as the network; None if the trace ends before."""
+        """The first iteration as good as the network; None if the trace ends before, at the limit or not finite."""
         return next((number for number, value in enumerate(self.trace) if value <= self.network), None)
 
 

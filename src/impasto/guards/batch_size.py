@@ -75,6 +75,8 @@ def memory_error(config: dict[str, Any]) -> UserError:
     log.info("Out of memory: trying what fits")
     fit = largest_fit(config, max(1, batch_size // 2))
     if fit is not None and fit.image_size == image_size:
+        if fit.batch_size == batch_size:
+            return UserError(f"{said}: other programs took it, as now it fits; resume=true goes on")
         return UserError(f"{said}: data.batch_size={fit.batch_size} fits, with {decimal(fit.peak)}")
     return UserError(f"{said}: {_instead(fit)}")
 

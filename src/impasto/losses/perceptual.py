@@ -80,7 +80,7 @@ class PerceptualLoss(nn.Module):
                 terms = self._raw(reference, features, others)
             self.scales = {name: float(term) for name, term in terms.items()}
             if flat := [name for name, scale in self.scales.items() if not scale > 0]:
-                raise UserError(f"{flat[0]} does not tell the painting from photos: nothing to be relative to")
+                raise UserError(f"{flat[0]} is 0 for photos: nothing to be relative to")
 
     def forward(
         self, stylized: Float[Tensor, "batch 3 height width"], content: Float[Tensor, "batch 3 height width"]
