@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from PIL import Image
+import pyvips
+from PIL import Image, UnidentifiedImageError
 
 from impasto.animation import Animation, read_animation, write_animation
 from impasto.errors import UserError
@@ -27,6 +28,25 @@ def test_frames_and_their_timing_survive(tmp_path, suffix):
     assert again.loop == animation.loop
     for frame, colour in zip(again.frames, COLOURS, strict=True):
         assert np.abs(frame.pixels.astype(int) - (255 - np.array(colour))).max() <= 8
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])  # not .webp, whose encoder leaves out halves that are clear
+def test_what_is_transparent_stays_so_and_what_plays_once_does(tmp_path, suffix):
+    pixels = np.full((18, 24, 3), 90, np.uint8)
+    left = np.repeat(np.repeat(np.array([[255, 0]], np.uint8), 12, 1), 18, 0)
+    frames = (Picture(pixels, left), Picture(pixels, 255 - left))
+    write_animation(Animation(frames, (70, 70), None), tmp_path / f"a{suffix}", suffix, 95)
+    again = read_animation(tmp_path / f"a{suffix}")
+    assert again.loop == (None if suffix == ".gif" else 1)
+    for frame, alpha in zip(again.frames, (left, 255 - left), strict=True):
+        assert np.array_equal(frame.alpha, alpha)
+
+
+def test_a_tiff_that_only_libvips_reads_is_no_animation(tmp_path):
+    pyvips.Image.black(9, 9, bands=3).cast("float").write_to_file(str(tmp_path / "f.tif"))
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(tmp_path / "f.tif")
+    assert read_animation(tmp_path / "f.tif") is None
 
 
 def test_a_still_image_is_none(tmp_path):

@@ -77,6 +77,8 @@ def test_what_is_done_is_left_out_what_changed_is_not(paint, photos, tmp_path):
     assert written() == names
     with (out / REPORT).open("a") as report:
         report.write('{"half a li')  # of a run that was killed
+    (out / "b.PNG").unlink()
+    assert written() == {"b.PNG"}
     assert written() == set()
 
 
@@ -226,6 +228,35 @@ def test_the_input_is_never_written_over(paint, photos):
     assert (photos / "a.jpg").read_bytes() == before
 
 
+def test_a_folder_within_the_output_is_not_written_over(paint, tmp_path):
+    for name in ("sub/x.jpg", "sub/sub/x.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        noise_image(9, 9).save(tmp_path / name)
+    before = (tmp_path / "sub" / "x.jpg").read_bytes()
+    with pytest.raises(UserError, match="/sub/x.jpg' is one of the inputs, and would be written over"):
+        paint(tmp_path / "sub", tmp_path)
+    assert (tmp_path / "sub" / "x.jpg").read_bytes() == before
+
+
+def test_styles_do_not_paint_each_others_pictures(paint, two, photos):
+    for _ in range(2):
+        paint(photos, photos / "painted", networks=two)
+    assert len([path for path in (photos / "painted").rglob("*.*") if path.name != REPORT]) == 2 * 6
+
+
+def test_names_that_meet_all_the_same_are_told(paint, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.ppm", "a.ppm.png"):
+        noise_image(9, 9).save(tmp_path / "in" / name)
+    with pytest.raises(UserError, match="a.ppm' and '.*a.ppm.png' would get the same name"):
+        paint(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_format_names_an_output_without_a_suffix(paint, photos, tmp_path):
+    paint(photos / "a.jpg", tmp_path / "painted", suffix=".webp")
+    assert (tmp_path / "painted.webp").is_file()
+
+
 def test_a_second_run_into_a_subfolder_does_not_stylize_its_own_output(paint, photos):
     paint(photos, photos / "painted")
     paint(photos, photos / "painted")
@@ -242,6 +273,13 @@ def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
         (photos, "-", {}, "output=- takes one image and one style"),
         ("-", None, {}, "input=- takes output=-, or a file"),
         (photos / "a.jpg", None, {"mask": tmp_path / "none.png"}, "there is no image '.*none.png'"),
+        (photos / "a.jpg", photos / "b.PNG", {"mask": photos / "b.PNG"}, "b.PNG' is the input: it would be written"),
+        (
+            photos / "a.jpg",
+            None,
+            {"mask": photos / "b.PNG", "feather": float("inf")},
+            "feather=inf should be at least 0",
+        ),
         (photos / "a.jpg", None, {"megapixels": 0.001}, "more than max_megapixels=0.001"),
     ):
         with pytest.raises(UserError, match=line):
@@ -312,6 +350,8 @@ def test_a_pipe_and_machines(network_file, tmp_path):
     """Standard input to standard output, where nothing but the picture goes; and a line of JSON per image."""
     noise_image(50, 30).save(tmp_path / "a.png")
 
+    noise_image(300, 200).save(tmp_path / "large.png")
+
     def stylize(*words, **options):
         command = [sys.executable, str(ROOT / "stylize.py"), f"ckpt={network_file}", "device=cpu", *words]
         return subprocess.run(command, capture_output=True, check=True, **options)
@@ -319,7 +359,10 @@ def test_a_pipe_and_machines(network_file, tmp_path):
     piped = stylize("input=-", "output=-", "format=webp", input=(tmp_path / "a.png").read_bytes())
     with Image.open(io.BytesIO(piped.stdout)) as image:
         assert (image.format, image.size) == ("WEBP", (50, 30))
-    told = stylize(f"input={tmp_path / 'a.png'}", f"output={tmp_path / 'b.png'}", "json=true")
+    tiled = stylize(f"input={tmp_path / 'large.png'}", "output=-", "tile=128")
+    with Image.open(io.BytesIO(tiled.stdout)) as image:
+        assert (image.format, image.size) == ("PNG", (300, 200))
+    told = stylize(f"input={tmp_path / 'large.png'}", f"output={tmp_path / 'b.png'}", "json=true", "tile=128")
     (line,) = told.stdout.decode().splitlines()
     assert json.loads(line)["output"] == str(tmp_path / "b.png")
 
@@ -327,7 +370,7 @@ def test_a_pipe_and_machines(network_file, tmp_path):
 def test_a_folder_killed_and_then_interrupted_is_done_by_the_next_run(network_file, tmp_path):
     """Whole files only, whenever it ends; what is done is not done again; Ctrl-C leaves nothing else behind."""
     (tmp_path / "in").mkdir()
-    for index in range(30):
+    for index in range(60):
         noise_image(400, 300, index).save(tmp_path / "in" / f"{index:02d}.png")
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "stylize.py"), f"ckpt={network_file}", f"input={tmp_path / 'in'}"]
@@ -350,7 +393,7 @@ def test_a_folder_killed_and_then_interrupted_is_done_by_the_next_run(network_fi
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
         assert b"Traceback" not in stderr
-        assert before + 3 <= len(written()) < 30
+        assert before + 3 <= len(written()) < 60
         for name in written():
             assert read_image(out / name).size == (400, 300)
         if number == signal.SIGKILL:
@@ -360,5 +403,5 @@ def test_a_folder_killed_and_then_interrupted_is_done_by_the_next_run(network_fi
     done = [record["input"] for record in records(out) if record["status"] == "done"]
     assert len(done) <= len(set(done)) + 2  # written, but not yet in the report when it was killed
     again = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
-    assert f"Wrote {30 - len(set(done))} images" in again.stdout
-    assert len(written()) == 30
+    assert f"Wrote {60 - len(set(done))} images" in again.stdout
+    assert len(written()) == 60

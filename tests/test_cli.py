@@ -75,6 +75,7 @@ def test_values_are_taken_as_they_are(name):
         (["a.jpg"], "'a.jpg' is not understood"),
         (["path=a", "size=big"], "'size=big' does not do"),
         ([], "path=… is missing"),
+        (["path="], "path=… is missing"),  # as of an unset variable of the shell
     ],
 )
 def test_wrong_words_are_named(words, message):

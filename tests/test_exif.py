@@ -40,6 +40,12 @@ def test_damaged_exif_is_carried_on_or_left_out():
         tiff_with(bytes(damaged)).load()
 
 
+def test_what_is_true_of_the_photos_pixels_alone_is_left_out():
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0xA001: 1, 0xA002: 60, 0xA003: 40, 0x829A: 0.01})
+    assert tiff_with(exif.tobytes()).getexif().get_ifd(0x8769).keys() == {0x829A}
+
+
 def test_text_and_numbers_stay_as_they_were():
     exif = tiff_with(packed_exif()).getexif()
     assert exif[0x8298].encode("latin-1") == "© somebody".encode()

@@ -23,7 +23,9 @@ signal.signal(signal.SIGTERM, lambda *_: (open(f"{folder}/saved", "w"), sys.exit
 print("training", words["style"])
 if words["style"] == "bad":
     sys.exit("error: bad")
-time.sleep(float(words.get("seconds", 0.5)))
+while not os.path.isdir(words.get("until", folder)):  # that another has begun
+    time.sleep(0.01)
+time.sleep(float(words.get("seconds", 0.1)))
 with open(f"{folder}/done", "w") as file:
     json.dump([start, time.monotonic(), os.environ.get("CUDA_VISIBLE_DEVICES")], file)
 """
@@ -38,8 +40,9 @@ def script(tmp_path):
 
 def test_runs_share_the_places_and_one_that_fails_stops_no_other(script, tmp_path):
     folders = [tmp_path / "runs" / style for style in ("a", "bad", "b", "c")]
+    runs = {folder: [f"style={folder.name}", f"until={folders[2]}"] for folder in folders}
     two = [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "5"}]
-    failed = multirun.run_all(script, {folder: [f"style={folder.name}"] for folder in folders}, two)
+    failed = multirun.run_all(script, runs, two)
     assert failed == [tmp_path / "runs" / "bad.log"]
     assert failed[0].read_text() == "training bad\nerror: bad\n"
     spans = [json.loads((folder / "done").read_text()) for folder in folders if folder.name != "bad"]

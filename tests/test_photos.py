@@ -1,7 +1,9 @@
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from impasto.data.photos import (
     PhotoFiles,
@@ -124,8 +126,11 @@ def test_the_split_is_fixed_by_the_seed_and_disjoint(photos):
 def test_validation_crops_are_central_and_square(photos):
     crops = ValidationPhotos(find_images(photos), 48)
     assert len(crops) == 6
-    assert crops[2].shape == (3, 48, 48)
-    assert torch.equal(crops[2], crops[2])
+    image = Image.fromarray(np.arange(100, dtype=np.uint8).reshape(1, 100).repeat(50, 0)).convert("RGB")
+    image.save(photos / "a.png")
+    central = ValidationPhotos([photos / "a.png"], 50)[0]
+    assert central.shape == (3, 50, 50)
+    assert central[0, 0].tolist() == list(range(25, 75))
 
 
 def test_a_photo_that_vanishes_later_is_replaced(photos, dataset, caplog):

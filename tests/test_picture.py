@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from impasto.picture import SRGB, Picture, from_pil
 
@@ -28,10 +29,20 @@ def test_resizing_keeps_hidden_colours_out(dtype):
     assert (half.pixels[seen] > 0.97 * np.iinfo(dtype).max).all()
 
 
-def test_srgb_is_not_converted():
+def test_srgb_is_not_converted(monkeypatch):
+    monkeypatch.setattr("PIL.ImageCms.profileToProfile", None)
     image = noise_image(9, 9)
     image.info["icc_profile"] = SRGB
-    assert np.abs(from_pil(image).pixels.astype(int) - np.asarray(image)).max() <= 1
+    assert np.array_equal(from_pil(image).pixels, np.asarray(image))
+
+
+def test_16_bits_of_grey_keep_their_levels_beside_a_transparent_one(tmp_path):
+    levels = np.arange(0, 64000, 8000, dtype=np.uint16).reshape(2, 4)
+    image = Image.fromarray(levels)
+    image.info["transparency"] = 8000
+    picture = from_pil(image)
+    assert np.array_equal(picture.pixels[..., 0], levels)
+    assert np.array_equal(picture.alpha == 0, levels == 8000)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

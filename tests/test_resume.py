@@ -67,6 +67,21 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(run_dir, caplog, dama
     assert len(list((run_dir / "checkpoints").glob("*.ckpt.damaged"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "line"), [(OSError(5, "Input/output error"), "Input/output error"), (MemoryError(), "more memory than")]
+)
+def test_a_system_that_fails_sets_nothing_aside(run_dir, monkeypatch, error, line):
+    before = checkpoints(run_dir)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UserError, match=f"000000024.ckpt' cannot be read: .*{line}"):
+        find("true", run_dir)
+    assert checkpoints(run_dir) == before
+
+
 def test_what_cannot_be_gone_on_with_is_one_line(run_dir, tmp_path):
     older = run_dir / "checkpoints" / "000000008.ckpt"
     torch.save({"impasto": {"images_seen": 1, "architecture": {}}, "state_dict": {}, "global_step": 1}, tmp_path / "w")

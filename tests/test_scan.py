@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from impasto.data import scan as module
-from impasto.data.scan import KINDS, Photo, fingerprint, look, remember, report, scan, unfit, write_rejects
+from impasto.data.scan import KINDS, Photo, Reject, fingerprint, look, remember, report, scan, unfit, write_rejects
 from impasto.errors import UserError
 from impasto.image import find_images
 
@@ -111,6 +111,14 @@ def test_more_than_the_share_is_an_error_that_says_how_to_go_on(tmp_path):
     )
     report(many("grey", 5) + many("corrupt", 1), 100, tmp_path, 0.06)
     report([], 100, tmp_path, 0)
+
+
+@pytest.mark.parametrize("number", [29, 57, 58])
+def test_the_share_that_is_said_is_enough(tmp_path, number):
+    rejects = [Reject(f"{index}.jpg", "grey", "it is") for index in range(number)]
+    with pytest.raises(UserError, match="leaves them out") as error:
+        report(rejects, 100, tmp_path, 0.05)
+    report(rejects, 100, tmp_path, float(str(error.value).split("data.max_rejects=")[-1].split()[0]))
 
 
 def test_tiny_photos_may_do_for_smaller_crops(tmp_path):

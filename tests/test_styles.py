@@ -31,6 +31,11 @@ def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, smal
         find_checkpoint("nigth")
 
 
+def test_a_pattern_is_no_name():
+    with pytest.raises(UserError, match=r"there is no style '\*\*'"):
+        find_checkpoints("**")
+
+
 def test_several_have_commas_between_them(tmp_path, monkeypatch, small_net):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(styles, "STYLES", tmp_path / "shipped")

@@ -52,6 +52,20 @@ def test_tensors_come_back_as_they_are(stylizer, small_net):
     assert_close(stylizer(batch[0]), expected[0], rtol=0, atol=1e-5)
 
 
+def test_resized_arrays_stay_within_the_range(stylizer):
+    edges = np.zeros((40, 60, 3), np.float32)
+    edges[:, 30:] = 1
+    for controls in ({"strength": 0, "size": 23}, {"size": 90, "upscale": True}):
+        result = stylizer(edges, **controls)
+        assert 0 <= result.min() <= result.max() <= 1
+
+
+def test_a_result_too_large_for_the_memory_is_told(stylizer, monkeypatch):
+    monkeypatch.setattr("impasto.picture.Picture.resized", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(UserError, match="200000×160000 px takes more memory than there is: try a smaller size="):
+        stylizer(noise_image(50, 40), size=200_000)
+
+
 def test_pictures_of_one_size_are_one_batch(stylizer, monkeypatch):
     """In their order, whatever lies between, and each as it is alone."""
     batches, engine = [], type(stylizer.engine).__call__
@@ -141,6 +155,9 @@ def test_threads_share_one(stylizer):
         (np.zeros((4, 5, 2), np.uint8), "should be"),
         (np.zeros((0, 5, 3), np.uint8), "should be"),
         (np.zeros((4, 5, 3), np.int64), "an array of int64 should be of uint8, uint16, float32"),
+        (np.full((4, 5, 3), np.nan, np.float32), "an array should have finite numbers"),
+        (torch.zeros(3, 4, 5, dtype=torch.uint8), r"a tensor of torch.uint8, \(3, 4, 5\) should be float"),
+        (torch.zeros(4, 5), r"a tensor of torch.float32, \(4, 5\) should be"),
     ],
 )
 def test_other_arrays_are_named(stylizer, array, line):
@@ -186,6 +203,8 @@ def test_an_absent_device_is_named():
         choose_device("cuda")
     with pytest.raises(UserError, match="not 'tpu'"):
         choose_device("tpu")
+    with pytest.raises(UserError, match="device=cpu:x is none that torch knows"):
+        choose_device("cpu:x")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

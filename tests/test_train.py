@@ -168,6 +168,7 @@ def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(run, tmp_pat
 
 BAD = [
     (["style=stary_night"], "style 'stary_night' is unknown; did you mean 'starry_night'?; known: "),
+    (["style=poppies,great_wave"], "are several: python train.py -m style=poppies,great_wave"),
     (["schedule=quik"], "schedule 'quik' is unknown; did you mean 'quick'"),
     ([], "style.image=… is missing: say style=starry_night"),
     (["style.image=/nowhere/my, (1).jpg"], "there is no image '/nowhere/my, (1).jpg'"),

@@ -7,21 +7,22 @@ from typing import IO, Any
 
 from PIL import Image, ImageSequence
 
+from impasto.deep import is_tiff
 from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.picture import SRGB, Picture, from_pil
-from impasto.picture_files import MEGAPIXELS, encoding_errors, image_errors, open_image, shown
+from impasto.picture_files import MEGAPIXELS, check_file, encoding_errors, image_errors, open_image, shown
 
 ANIMATED = frozenset({".gif", ".webp", ".png"})
 
 
 @dataclass(frozen=True)
 class Animation:
-    """Frames, each with the milliseconds that it is shown, and how often all are repeated (0: for ever)."""
+    """Frames, each with the milliseconds that it is shown, and how often all are repeated (0: for ever; None: once)."""
 
     frames: tuple[Picture, ...]
     durations: tuple[int, ...]
-    loop: int = 0
+    loop: int | None = 0
 
     def painted(self, paint: Callable[[Picture], Picture]) -> "Animation":
         """Each frame painted on its own."""
@@ -33,8 +34,13 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
 
     `megapixels` limits all frames together: an animation can hold a million of them in little space.
     """
+    with image_errors(source):
+        if isinstance(source, str | os.PathLike):
+            check_file(source)
+        if is_tiff(source):  # of which Pillow does not know all
+            return None
     with image_errors(source), open_image(source, megapixels) as image:
-        if image.format not in ("GIF", "WEBP", "PNG"):  # pages of a TIFF and pairs of photos are no film
+        if image.format not in ("GIF", "WEBP", "PNG"):  # pairs of photos are no film
             return None
         count, (width, height) = getattr(image, "n_frames", 1), image.size
         if count == 1:
@@ -51,7 +57,8 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
                 raise ValueError(f"frame {len(frames)} is larger than the first")
             frames.append(from_pil(frame.copy()))
             durations.append(_counted(frame.info.get("duration", 100)))  # known once decoded
-        return Animation(tuple(frames), tuple(durations), _counted(image.info.get("loop", 0)))
+        once = image.format == "GIF" and "loop" not in image.info
+        return Animation(tuple(frames), tuple(durations), None if once else _counted(image.info.get("loop", 0)))
 
 
 def write_animation(
@@ -64,6 +71,13 @@ def write_animation(
         return
     first, *others = (frame.to_pil() for frame in animation.frames)
     options: dict[str, Any] = {"icc_profile": SRGB, "quality": quality} if suffix == ".webp" else {}
+    if suffix == ".gif":
+        if animation.loop is not None:
+            options["loop"] = animation.loop
+        if any(frame.alpha is not None for frame in animation.frames):
+            options["disposal"] = 2  # or the frame before would show through
+    else:
+        options["loop"] = 1 if animation.loop is None else animation.loop
     with encoding_errors(suffix):
         first.save(
             target,
@@ -71,7 +85,6 @@ def write_animation(
             save_all=True,
             append_images=others,
             duration=list(animation.durations),
-            loop=animation.loop,
             **options,
         )
 

@@ -1,5 +1,6 @@
 """What `torch.save` wrote, read without executing anything in it: archives that unpack to no more than they are."""
 
+import errno
 import os
 import warnings
 import zipfile
@@ -10,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto.errors import UserError, one_line
+from impasto.errors import UnreadableError, UserError, one_line
 
 
 def load_archive(path: str | os.PathLike[str]) -> Any:
     """The content of a file of torch.save; its tensors are mapped to memory, so they are to be copied.
 
-    Raises `UserError` for a missing or damaged file, one that holds more than tensors and plain data, and one that
-    unpacks to more than its size.
+    Raises `UnreadableError` where the system or the memory fails, `UserError` for a missing or damaged file, one that
+    holds more than tensors and plain data, and one that unpacks to more than its size.
     """
     shown, path = repr(os.fspath(path)), Path(path)
     if not path.is_file():
@@ -31,7 +32,11 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{shown} cannot be read: {error.strerror or error}") from None
+        if error.errno == errno.EINVAL:  # torch has looked beyond the end
+            raise UserError(f"{shown} is damaged: its end is missing") from None
+        raise UnreadableError(f"{shown} cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise UnreadableError(f"{shown} cannot be read: it takes more memory than there is") from None
     except Exception:  # no common base, and torch's texts advise to execute the file
         raise UserError(f"{shown} is damaged, or holds more than weights: nothing in it is executed") from None
 

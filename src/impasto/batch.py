@@ -51,7 +51,7 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         else:
             from impasto.folder import stylize_folder  # and with it rich: a single picture is there sooner
 
-            stylize_folder(job, look, Path(source), place, as_json)
+            stylize_folder(job, look, Path(source), place, as_json, output)
 
 
 def _target(source: Path, output: str | None, style: str, suffix: str | None) -> Path:
@@ -63,6 +63,8 @@ def _target(source: Path, output: str | None, style: str, suffix: str | None) ->
         check(target)
         return target
     target = Path(output)
+    if not target.suffix and suffix is not None and not output.endswith("/") and not target.is_dir():
+        target = target.with_suffix(suffix)
     if target.is_dir() or output.endswith("/"):  # which Path() drops
         target = target / source.with_suffix(result_suffix(source, suffix)).name
     check(target)
@@ -78,6 +80,7 @@ def _one(job: Job, look: Look, source: str, output: str | None, as_json: bool) -
         target, suffix = sys.stdout.buffer, job.suffix or ".png"
     else:
         target = _target(Path("stdin.png" if source == "-" else source), output, look.name, job.suffix)
+        check_not_input(target, [] if job.mask is None else [job.mask])
         suffix = target.suffix.lower()
     picture = read_content(job, content, suffix)
     painted = picture.painted(look.paint) if isinstance(picture, Animation) else look.paint(picture)

@@ -61,7 +61,7 @@ def parse(words: Sequence[str], options: type[Options]) -> Options:
             OmegaConf.update(config, key, _escaped(value))
         except ValidationError as error:
             raise UserError(f"{word!r} does not do: {str(error).splitlines()[0]}") from None
-    if missing := [key for key in known if OmegaConf.is_missing(config, key)]:
+    if missing := [key for key in known if OmegaConf.is_missing(config, key) or config[key] == ""]:
         raise UserError(f"{missing[0]}=… is missing; --help shows examples")
     return OmegaConf.to_object(config)  # type: ignore[return-value]  # typed as Any container
 

@@ -1,6 +1,7 @@
 """What can be chosen after training: how much of the style, whose colours, where, and how large its strokes are."""
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -82,7 +83,7 @@ def finish(stylized: np.ndarray, photo: np.ndarray, controls: Controls) -> np.nd
 
 def read_mask(mask: Picture, size: tuple[int, int], feather: float) -> np.ndarray:
     """Brightness of a picture, brought to a size, its edges softened over `feather` px; (height, width) in [0, 1]."""
-    if feather < 0:
+    if not 0 <= feather < inf:
         raise UserError(f"feather={feather} should be at least 0 px")
     grey = unit(resize_array(mask.over_white().pixels, size)) @ LUMA
     if not feather:

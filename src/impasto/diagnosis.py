@@ -173,8 +173,8 @@ def _readable(folder: Path) -> Answer:
 def _coco() -> Answer:
     if not prepared_coco():
         return "not in data/coco: python scripts/fetch_coco.py fetches it, 20 GB", {"count": 0}
-    count = sum(1 for _ in os.scandir("data/coco/train2017"))
-    return f"{count} photos in data/coco/train2017", {"count": count}
+    count = sum(entry.name.endswith(".jpg") for entry in os.scandir("data/coco/train2017"))
+    return f"{count or 'packed'} photos in data/coco/train2017", {"count": count}
 
 
 def _oxford() -> Answer:

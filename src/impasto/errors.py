@@ -12,6 +12,10 @@ class TrainingError(UserError):
     """What ends a training on all ranks after the same step."""
 
 
+class UnreadableError(UserError):
+    """The system does not give a file's content, which may be sound."""
+
+
 class PictureError(UserError):
     """One picture cannot be written as asked for, which says nothing of the next: a folder goes on."""
 

@@ -12,6 +12,7 @@ TIFF = (".tif", ".tiff")
 # what may be told of the stylized picture, too: not orientation, size, strips, nor the photo's thumbnail
 TOP = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # description, camera, software, date, artist
 SUB_IFDS = (0x8769, 0x8825)  # Exif, GPS
+OF_THE_PIXELS = (0xA001, 0xA002, 0xA003)  # in Exif: colour space, width, height
 MAKER_NOTE = 0x927C  # of any length, in the camera's own format
 MOST_BYTES = 65533  # of a segment of JPEG
 
@@ -23,7 +24,7 @@ def kept_exif(image: Image.Image) -> bytes:
         kept.update(_verbatim({tag: found[tag] for tag in TOP if tag in found}))
         for ifd in SUB_IFDS:
             if content := found.get_ifd(ifd):
-                kept.get_ifd(ifd).update(content)
+                kept.get_ifd(ifd).update({tag: said for tag, said in content.items() if tag not in OF_THE_PIXELS})
         if not kept and not any(kept.get_ifd(ifd) for ifd in SUB_IFDS):
             return b""
         if len(kept.tobytes()) > MOST_BYTES:

@@ -1,15 +1,17 @@
 """Every image under a folder: reading, painting and writing overlap, and what is done is not done again."""
 
 import hashlib
+import io
 import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from impasto.animation import Animation
 from impasto.errors import PictureError, UserError
@@ -26,8 +28,13 @@ REPORT = "report.jsonl"
 NAME_BYTES = 255  # of a file, on all common file systems
 
 
-def stylize_folder(job: Job, look: Look, folder: Path, output: str | None, as_json: bool) -> None:
-    """Every image under a folder, into the same places under the output; reading, painting and writing overlap."""
+def stylize_folder(
+    job: Job, look: Look, folder: Path, output: str | None, as_json: bool, outputs: str | None = None
+) -> None:
+    """Every image under a folder, into the same places under the output; reading, painting and writing overlap.
+
+    `outputs` is the folder of all styles' outputs: inside the input folder, what is there is no input.
+    """
     place = default_output(folder, look.name) if output is None else Path(output)
     if place.is_file():
         raise UserError(f"the input is a folder, so output={str(place)!r} must be a folder, not a file")
@@ -36,14 +43,17 @@ def stylize_folder(job: Job, look: Look, folder: Path, output: str | None, as_js
     sources = find_images(folder)
     if films := [path.name for path in sorted(folder.rglob("*")) if is_video(path)]:
         log.info("left out: %d videos (%s): input= takes them one by one", len(films), ", ".join(films[:3]))
-    # an earlier output inside the input folder is no input
-    sources = [path for path in sources if not path.resolve().is_relative_to(place.resolve())] or sources
+    ours = (place if outputs is None else Path(outputs)).resolve()
+    sources = [path for path in sources if not path.resolve().is_relative_to(ours)] or sources
     targets = _targets(sources, folder, place, job.suffix)
+    inputs = {source.resolve() for source in sources}
+    if over := next((target for target in targets if target.resolve() in inputs), None):
+        raise UserError(f"output={str(place)!r}: {str(over)!r} is one of the inputs, and would be written over")
     before = _done_before(place / REPORT, look.key)
     place.mkdir(parents=True, exist_ok=True)
     counts = {"done": 0, "failed": 0, "skipped": 0}
     with (
-        (place / REPORT).open("a", encoding="utf-8") as report,
+        _appended(place / REPORT) as report,
         progress_bar(look.name, "images", as_json) as progress,
     ):
         bar = progress.add_task("", total=len(sources))
@@ -172,19 +182,33 @@ def _targets(sources: Sequence[Path], folder: Path, place: Path, suffix: str | N
     Where two would meet, as photo.jpg and photo.png do with format=, both keep their own suffix before it.
     """
     changed = [place / source.relative_to(folder).with_suffix(result_suffix(source, suffix)) for source in sources]
-    return [
+    count = Counter(changed)
+    targets = [
         target
-        if target.name == source.name or changed.count(target) == 1 and suffix is not None
+        if target.name == source.name or count[target] == 1 and suffix is not None
         else place / source.relative_to(folder).with_name(source.name + result_suffix(source, suffix))
         for source, target in zip(sources, changed, strict=True)
     ]
+    count = Counter(targets)
+    if met := [str(source) for source, target in zip(sources, targets, strict=True) if count[target] > 1]:
+        raise UserError(f"{met[0]!r} and {met[1]!r} would get the same name: rename one, or say another format=")
+    return targets
+
+
+def _appended(report: Path) -> TextIO:
+    """Opened for further lines; half a line, as a full disk leaves, is ended."""
+    file = report.open("a+b")
+    if file.tell() and not report.read_bytes().endswith(b"\n"):
+        file.write(b"\n")
+    return io.TextIOWrapper(file, encoding="utf-8")
 
 
 def _done_before(report: Path, key: str) -> dict[str, str]:
     """Output → SHA-256 of its input, of what an earlier run with the same key did; half a line is no line."""
     done: dict[str, str] = {}
     if report.is_file():
-        for line in report.read_text(encoding="utf-8", errors="replace").splitlines():
+        # names may hold what else ends a line
+        for line in report.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 record = json.loads(line)
                 if record["key"] == key and record["status"] == "done":

@@ -42,7 +42,10 @@ def choose_device(device: str) -> torch.device:
         raise UserError(f"device is auto, {', '.join(sorted(present))}, not {device!r}")
     if not present[device.partition(":")[0]]:
         raise UserError(f"device={device} was asked for, but this machine has none; device=auto takes what there is")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device={device} is none that torch knows: say device={device.partition(':')[0]}") from None
 
 
 def processor() -> str:

@@ -42,7 +42,7 @@ def composite(inside: np.ndarray, outside: np.ndarray, mask: np.ndarray) -> np.n
 
 
 def resize_array(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(height, width, 3) of any type, brought to a width and height by Lanczos' filter."""
+    """(height, width, 3) of any type, brought to a width and height by Lanczos' filter, within the type's range."""
     if size == (pixels.shape[1], pixels.shape[0]):
         return pixels
     if pixels.dtype == np.uint8:
@@ -53,7 +53,7 @@ def resize_array(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     ]
     stacked = np.stack(planes, axis=2)
     if pixels.dtype == np.float32:
-        return stacked
+        return stacked.clip(0, 1)
     return (stacked.clip(0, LEVELS[pixels.dtype.name]) + 0.5).astype(pixels.dtype)
 
 

@@ -38,12 +38,10 @@ class Picture:
             return replace(self, pixels=resize_array(self.pixels, size))
         levels = LEVELS[self.alpha.dtype.name]
         cover = self.alpha.astype(np.float32)[..., None] / levels
-        premultiplied = resize_array(self.pixels.astype(np.float32) * cover, size)
-        cover = resize_array(np.repeat(cover, 3, axis=2), size)[..., :1].clip(0, 1)
+        premultiplied = resize_array(self.pixels.astype(np.float32) / levels * cover, size)
+        cover = resize_array(np.repeat(cover, 3, axis=2), size)[..., :1]
         pixels = premultiplied / np.maximum(cover, 1e-6)
-        return replace(
-            self, pixels=as_type(pixels / levels, self.pixels.dtype), alpha=as_type(cover[..., 0], self.alpha.dtype)
-        )
+        return replace(self, pixels=as_type(pixels, self.pixels.dtype), alpha=as_type(cover[..., 0], self.alpha.dtype))
 
     def filled(self) -> np.ndarray:
         """The pixels, with the colours around spread into what is wholly transparent, whose own mean nothing."""
@@ -73,13 +71,16 @@ def from_pil(image: Image.Image) -> Picture:
     image = ImageOps.exif_transpose(image)
     exif, profile = kept_exif(image), image.info.get("icc_profile")
     alpha = None
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # before transparency: Pillow would clip at 255
+        levels, clear = _deep_grey(image), image.info.get("transparency")
+        if isinstance(clear, int) and (levels == clear).any():
+            alpha = np.where(levels == clear, 0, 65535).astype(np.uint16)
+        return Picture(np.repeat(levels[..., None], 3, axis=2), alpha, exif)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
         alpha = None if alpha.min(initial=255) == 255 else alpha
         image = image.convert("RGB")
-    elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Picture(np.repeat(_deep_grey(image)[..., None], 3, axis=2), None, exif)
     elif image.mode not in ("RGB", "L", "CMYK", "LAB"):
         image = image.convert("RGB")
     if profile and not is_srgb(profile):

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from impasto.archive import load_archive
 from impasto.checkpoint import build_network, load_training_checkpoint
-from impasto.errors import UserError
+from impasto.errors import UnreadableError, UserError
 from impasto.files import whole_file
 from impasto.machine import rank
 from impasto.models.transformer_net import TransformerNet
@@ -85,7 +85,8 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
 def find(resume: str | bool, run_dir: Path) -> Resumed | None:
     """The newest whole checkpoint of the run in `run_dir`, or what `resume` names; damaged ones are set aside.
 
-    Raises `UserError` where `resume` names none, or one amid a run, and where `run_dir` holds another run.
+    Raises `UserError` where `resume` names none, or one amid a run, where `run_dir` holds another run, and where the
+    system does not give a checkpoint's content.
     """
     choice = str(resume).lower()
     named = choice not in ("true", "false")
@@ -107,6 +108,8 @@ def find(resume: str | bool, run_dir: Path) -> Resumed | None:
     for path in checkpoints(place):
         try:
             return _read(path)
+        except UnreadableError:  # an older one would lose what this one may hold
+            raise
         except UserError as error:
             log.warning("passed over: %s", error)
             if here and rank() == 0:

@@ -1,5 +1,6 @@
 """Where trained styles are."""
 
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ def find_checkpoint(ckpt: str) -> Path:
     shipped = STYLES / f"{ckpt}.safetensors"
     if shipped.is_file():
         return shipped
-    if trained := sorted(Path("runs", ckpt).glob(f"*/{ckpt}.safetensors")):
+    if trained := sorted(Path("runs", ckpt).glob(f"*/{glob.escape(ckpt)}.safetensors")):
         return trained[-1]
     if Path(ckpt).suffix or os.sep in ckpt:
         raise UserError(f"there is no checkpoint {ckpt!r}")

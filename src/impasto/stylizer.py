@@ -74,6 +74,9 @@ class Stylizer:
             return painted([from_pil(image)])[0].to_pil()
         if isinstance(image, np.ndarray):
             return _to_array(painted([_from_array(image)])[0], image.shape[2])
+        if not image.is_floating_point() or image.ndim not in (3, 4):
+            shown = f"a tensor of {image.dtype}, {tuple(image.shape)}"
+            raise UserError(f"{shown} should be float, of shape ((batch,) 3, height, width)")
         batch = image if image.ndim == 4 else image[None]
         arrays = [each.detach().float().cpu().numpy().transpose(1, 2, 0) for each in batch]
         results = painted([_from_array(array) for array in arrays])
@@ -87,6 +90,13 @@ class Stylizer:
 
     def paint_all(self, pictures: Sequence[Picture], controls: Controls = Controls()) -> list[Picture]:  # noqa: B008, as above
         """Stylize pictures as `paint` does; those of one size that follow one another at once, where that pays."""
+        try:
+            return self._paint_all(pictures, controls)
+        except MemoryError:
+            width, height = controls.sizes(*pictures[0].size)[1]
+            raise UserError(f"{width}×{height} px takes more memory than there is: try a smaller size=") from None
+
+    def _paint_all(self, pictures: Sequence[Picture], controls: Controls) -> list[Picture]:
         photos = [picture.resized(controls.sizes(*picture.size)[1]) for picture in pictures]
         if controls.strength == 0:
             return photos
@@ -158,6 +168,8 @@ def _from_array(array: np.ndarray) -> Picture:
         raise UserError(f"an array of shape {array.shape} should be (height, width, 3 or 4)")
     if array.dtype.name not in LEVELS:
         raise UserError(f"an array of {array.dtype} should be of {', '.join(LEVELS)}")
+    if array.dtype == np.float32 and not np.isfinite(array).all():
+        raise UserError("an array should have finite numbers, in [0, 1]")
     return Picture(array[..., :3], array[..., 3] if array.shape[2] == 4 else None)
 
 

@@ -100,6 +100,8 @@ def job_of(options: StylizeOptions) -> "Job":
     from impasto.picture_files import MEGAPIXELS
 
     controls = Controls(options.strength, options.preserve_color, options.size, options.stroke, options.upscale)
+    if not 0 < options.max_megapixels < 1e9:
+        raise UserError(f"max_megapixels={options.max_megapixels} should be above 0 and below 1e9")
     if options.max_megapixels > MEGAPIXELS:
         Image.MAX_IMAGE_PIXELS = int(options.max_megapixels * 1e6)  # of Pillow, which refuses the double by itself
     if not 1 <= options.quality <= 100:

@@ -92,6 +92,8 @@ def _train(config_dir: Path, words: list[str]) -> None:
     if {"-m", "--multirun"} & set(words):
         _train_all(config_dir, [word for word in words if word not in ("-m", "--multirun")])
         return
+    if several := [word for word in words if word.startswith("style=") and "," in word]:
+        raise UserError(f"{several[0]} are several: python train.py -m {several[0]} trains one after another")
     if any(word.startswith("-") for word in words):  # Hydra's own flags: --cfg, --info, …
         sys.argv[1:] = _quoted(words)
 

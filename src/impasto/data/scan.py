@@ -171,7 +171,7 @@ def report(rejects: Sequence[Reject], total: int, root: Path, most: float, named
     summary = f"{len(rejects)} of {total} images in {os.fspath(root)!r}"
     if len(rejects) == total:
         raise UserError(f"none of the {total} images in {os.fspath(root)!r} will do ({counts}): {_mend(kinds)}")
-    if len(rejects) > most * total:
+    if len(rejects) / total > most:
         raise UserError(
             f"{summary} will not do ({counts}), more than data.max_rejects={most:g} of them: {_mend(kinds)}, "
             f"or data.max_rejects={math.ceil(100 * len(rejects) / total) / 100:g} leaves them out"

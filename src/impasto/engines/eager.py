@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt
+from rich.console import Console
 from rich.progress import Progress
 
 from impasto.checkpoint import load_network
@@ -68,7 +69,8 @@ class EagerEngine:
         self, pixels: UInt[np.ndarray, "height width 3"], tile: int, exact: bool = True
     ) -> UInt[np.ndarray, "height width 3"]:
         """The stylized picture, in tiles: `impasto.tiling.stylize_tiled`, with its progress."""
-        with Progress(transient=True) as progress, memory_errors():
+        console = Console(stderr=True)  # a picture may go to the standard output
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress, memory_errors():
             bar = progress.add_task("Tiles", total=1.0)
             return stylize_tiled(
                 self.net, pixels, tile, exact, self.bfloat16, lambda done: progress.update(bar, completed=done)
