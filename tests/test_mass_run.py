@@ -54,7 +54,7 @@ def test_after_kills_each_photo_has_its_picture_once(network_file, tmp_path):
     for index in range(IMAGES):
         noise_image(90 + index, 100, index).save(tmp_path / "in" / f"{index}.png")
     (tmp_path / "in" / BAD).write_bytes(b"no image")
-    out, job = tmp_path / "out", job_of(cli.parse(["ckpt=", "input=", *ON_CPU], StylizeManyOptions))
+    out, job = tmp_path / "out", job_of(cli.parse(["ckpt=x", "input=x", *ON_CPU], StylizeManyOptions))
     entries = [entry for entry in Source(str(tmp_path / "in"), str(out)) if entry.name != BAD]
     painter = Painter(job, [network_file], str(out), np.array([], np.uint64), Ledger(), sharers=1)
     report = Report(str(out))
