@@ -28,9 +28,7 @@ REPORT = "report.jsonl"
 NAME_BYTES = 255  # of a file, on all common file systems
 
 
-def stylize_folder(
-    job: Job, look: Look, folder: Path, output: str | None, as_json: bool, outputs: str | None = None
-) -> None:
+def stylize_folder(job: Job, look: Look, folder: Path, output: str | None, as_json: bool, outputs: str | None) -> None:
     """Every image under a folder, into the same places under the output; reading, painting and writing overlap.
 
     `outputs` is the folder of all styles' outputs: inside the input folder, what is there is no input.

@@ -60,9 +60,9 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
             ) from None
         except OverrideParseException as error:
             raise UserError(f"{error.override!r} is not understood: write key=value, see --help") from None
+        except UserError:
+            raise
         except (OmegaConfBaseException, ValueError) as error:  # of ~key, group=null
-            if isinstance(error, UserError):
-                raise
             raise UserError(f"the configuration does not hold together: {one_line(error)}") from None
         except HydraException as error:
             problem = str(error).splitlines()[0].removesuffix(".")
