@@ -57,6 +57,20 @@ def blobbed(image):
     return stylized
 
 
+def stroked(image):
+    """Bright strokes that reach 40 px from any edge into what is flat."""
+    contrast = (F.max_pool2d(image, 3, stride=1, padding=1) + F.max_pool2d(-image, 3, stride=1, padding=1)).amax(1)
+    near = F.max_pool2d(F.max_pool2d(contrast, (81, 1), stride=1, padding=(40, 0)), (1, 81), stride=1, padding=(0, 40))
+    return sound(image) * 0.4 + 0.5 * (near > 0.02)
+
+
+def blob_in_strokes(image):
+    """The same, and a dark blob among them, beside the right edge of a flat patch."""
+    stylized = stroked(image).clone()
+    stylized[..., 100:130, 180:210] *= 0.3
+    return stylized
+
+
 def burnt(image):
     """Bright areas become wholly white."""
     stylized = sound(image)
@@ -91,6 +105,7 @@ BROKEN = [
     ("border", dark_edged),
     ("border", dotted_edge),
     ("blobs", blobbed),
+    ("blobs", blob_in_strokes),
     ("holes", burnt),
     ("shift", unsteady),
     ("odd sizes", cropping),
@@ -109,6 +124,11 @@ def test_a_broken_network_fails_where_it_is_broken(scene, name, network):
     finding = MEASURES[name](network, *scene)
     assert finding.name == name
     assert not finding.passed, finding
+
+
+def test_strokes_along_an_edge_are_no_blobs(scene):
+    strokes = flat(stroked, scene[0])[0]  # of twice the limit
+    assert strokes.passed, strokes
 
 
 def test_not_a_number_fails_any_limit():

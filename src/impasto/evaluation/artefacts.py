@@ -86,12 +86,15 @@ def flat(network: Network, photo: Image) -> list[Finding]:
     for content, area in _flat_contents(photo):
         stylized = network(content)[..., area, area]
         blocks = F.avg_pool2d(stylized, BLOCK)
-        # the content is the same all down a column, also on the gradient
-        blobs.append((blocks - blocks.median(2, keepdim=True).values).abs().amax())
+        # strokes along an edge fill its row or column, a gradient goes along the rows: only a blob stands out from all
+        column, row = (blocks.median(along, keepdim=True).values for along in (2, 3))
+        both = row + column - row.median(2, keepdim=True).values
+        changes = torch.stack([(blocks - expected).abs().amax(1) for expected in (column, row, both)])
+        blobs.append(changes.amin(0).amax())
         lost = (stylized.amax(1) < 1 / 255) | (stylized.amin(1) > 254 / 255)
         holes.append(torch.where(stylized.isfinite().all(), F.avg_pool2d(lost.float()[None], BLOCK).amax(), torch.nan))
     return [
-        Finding("blobs", float(torch.stack(blobs).max()), BLOBS, "largest change of colour down a flat area"),
+        Finding("blobs", float(torch.stack(blobs).max()), BLOBS, "colour in a flat area unlike its row and column"),
         Finding("holes", float(torch.stack(holes).max()), HOLES, "black or white pixels in a flat area's worst block"),
     ]
 
