@@ -153,7 +153,7 @@ def test_panoramas_and_damaged_photos_are_passed_over(tmp_path, quadratic, caplo
     assert [line["photos"][0]["photo"] for line in scores["worth"]] == ["wide.png", "wide.png"]
     assert scores["artefacts"] == []
     assert scores["skipped"] == ["damaged.jpg at 64 px", "the artefact suite: no photo has 256 px on its short side"]
-    assert any("damaged.jpg' cannot be read" in message for message in caplog.messages)
+    assert sum("damaged.jpg" in message for message in caplog.messages) == 1
 
 
 def test_an_optimiser_that_dies_makes_no_network_good(tmp_path, quadratic, monkeypatch):
@@ -187,6 +187,6 @@ def test_a_file_that_is_not_alexnet_is_not_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     torch.save(Loaded(), tmp_path / "checkpoints" / module.ALEXNET)
-    found = module._similarity(lambda photo: photo, [PHOTOS / "cat.jpg"], 64)
+    found = module._similarity(lambda photo: photo, module._Photos([PHOTOS / "cat.jpg"]), 64)
     assert "is not torchvision's AlexNet" in found["lpips"]
     assert not (tmp_path / "executed").exists()

@@ -75,11 +75,12 @@ def score(
             return stylized.float()
 
     largest = max((size for size in plan.sizes if size <= COMPARED), default=plan.sizes[0])
-    worths, compared, skipped = list[dict[str, Any]](), list[Comparison](), list[str]()
+    photos, skipped = _Photos(content), list[str]()
+    worths, compared = list[dict[str, Any]](), list[Comparison]()
     with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), transient=True) as progress:
         bar = progress.add_task("")
         for size, count in zip(plan.sizes, plan.photos, strict=True):
-            usable, small = _large_enough(content, size, count)
+            usable, small = photos.at_least(size, count)
             skipped += small
             lines: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
             for (path, image), start in product(usable, lines):
@@ -114,7 +115,7 @@ def score(
         raise UserError(f"none of the {len(content)} photos can be used: they need {min(plan.sizes)} px of long side")
     suite = [
         artefacts(lambda image: network(image).cpu(), to_tensor(photo), to_tensor(painting))
-        for _, photo in _large_enough(content, SUITE_LEAST, 3, min, SUITE_SIZE)[0]
+        for _, photo in photos.at_least(SUITE_LEAST, 3, min, SUITE_SIZE)[0]
     ]
     if not suite:
         skipped.append(f"the artefact suite: no photo has {SUITE_LEAST} px on its short side")
@@ -123,7 +124,7 @@ def score(
         "worth": worths,
         "skipped": skipped,
         "terms": _means([each.terms for each in compared]),
-        "similarity": _similarity(network, content, plan.sizes[0]),
+        "similarity": _similarity(network, photos, plan.sizes[0]),
         "artefacts": [_typical(findings) for findings in zip(*suite, strict=True)],
         "machine": machine(),
         "precision": "bfloat16" if bfloat16 else "float32",
@@ -157,32 +158,45 @@ def _count(value: float | None, limit: int) -> str:
     return f"more than {limit}" if value is None else f"{value:g}"
 
 
-def _large_enough(
-    content: Sequence[Path],
-    size: int,
-    count: int,
-    side: Callable[[tuple[int, int]], int] = max,
-    short_side: int | None = None,
-) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
-    """The first `count` photos, read at a `short_side`, of at least `size` px, and the names of those passed over.
+class _Photos:
+    """Held-out photos, by what each measure takes; one that cannot be read is said once."""
 
-    The `side` that counts is the long one, or with `min` the short one. What cannot be read is passed over, too.
-    """
-    usable, passed_over = list[tuple[Path, Image.Image]](), []
-    for path in content:
-        if len(usable) == count:
-            break
-        try:
-            image = read_image(path, short_side)
-        except UserError as error:
-            log.warning("skipped: %s", error)
-        else:
-            if side(image.size) >= size:
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths, self.unreadable = paths, set[Path]()
+
+    def at_least(
+        self,
+        size: int,
+        count: int,
+        side: Callable[[tuple[int, int]], int] = max,
+        short_side: int | None = None,
+    ) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
+        """The first `count` photos, read at a `short_side`, of at least `size` px, and the names of those passed over.
+
+        The `side` that counts is the long one, or with `min` the short one. What cannot be read is passed over, too.
+        """
+        usable, passed_over = list[tuple[Path, Image.Image]](), []
+        for path in self.paths:
+            if len(usable) == count:
+                break
+            image = self._read(path, short_side)
+            if image is not None and side(image.size) >= size:
                 usable.append((path, image))
                 continue
-            log.warning("skipped: %s is smaller than %d px", path.name, size)
-        passed_over.append(f"{path.name} at {size} px")
-    return usable, passed_over
+            if image is not None:
+                log.warning("skipped: %s is smaller than %d px", path.name, size)
+            passed_over.append(f"{path.name} at {size} px")
+        return usable, passed_over
+
+    def _read(self, path: Path, short_side: int | None) -> Image.Image | None:
+        if path in self.unreadable:
+            return None
+        try:
+            return read_image(path, short_side)
+        except UserError as error:
+            log.warning("skipped: %s", error)
+            self.unreadable.add(path)
+            return None
 
 
 def _summary(size: int, start: str, found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
@@ -208,12 +222,12 @@ def _means(compared: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, f
     }
 
 
-def _similarity(network: Callable[[Tensor], Tensor], content: Sequence[Path], size: int) -> dict[str, Any]:
+def _similarity(network: Callable[[Tensor], Tensor], photos: _Photos, size: int) -> dict[str, Any]:
     """SSIM on luminance, and LPIPS where torchvision's AlexNet has been downloaded, to the photo."""
     from torchmetrics.functional.image import structural_similarity_index_measure as structural_similarity
 
     pairs = []
-    for _, image in _large_enough(content, SSIM_LEAST, 8, min, size)[0]:
+    for _, image in photos.at_least(SSIM_LEAST, 8, min, size)[0]:
         photo = to_tensor(image)
         pairs.append((photo, network(photo).cpu().float()))
     ssim: list[Any] = [
