@@ -1,4 +1,5 @@
 import struct
+import weakref
 import zlib
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from impasto.errors import UserError
-from impasto.image import find_images, read_image, save_image, to_array, to_image
+from impasto.image import find_images, read_image, read_images, save_image, to_array, to_image
 
 from .conftest import noise_image
 
@@ -138,3 +139,21 @@ def test_empty_and_missing_folders_are_named(tmp_path):
         find_images(tmp_path)
     with pytest.raises(UserError, match="no folder"):
         find_images(tmp_path / "nowhere")
+
+
+def test_photos_of_a_folder_are_brought_to_size_one_by_one(tmp_path, monkeypatch):
+    """All of them at full size would not fit into memory."""
+    for number in range(5):
+        noise_image(400, 300).save(tmp_path / f"{number}.png")
+    read, alive = list[weakref.ref[Image.Image]](), []
+
+    def recorded(path):
+        alive.append(sum(reference() is not None for reference in read))
+        image = read_image(path)
+        read.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr("impasto.image.read_image", recorded)
+    assert [image.size for image in read_images(tmp_path, 100)] == [(100, 75)] * 5
+    assert len(alive) == 5
+    assert max(alive) <= 1

@@ -74,8 +74,8 @@ def check_not_input(output: Path, inputs: Iterable[Path]) -> None:
 
 def read_images(source: str | os.PathLike[str], long_side: int) -> list[Image.Image]:
     """A photo, or all of a folder's, each brought to `long_side` px. Raises `UserError` as `read_image` does."""
-    images = [read_image(path) for path in (find_images(source) if Path(source).is_dir() else [source])]
-    return [resize(image, long_side / max(image.size)) for image in images]
+    images = map(read_image, find_images(source) if Path(source).is_dir() else [source])
+    return [resize(image, long_side / max(image.size)) for image in images]  # one at full size at a time
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
