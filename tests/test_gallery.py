@@ -10,6 +10,7 @@ from impasto.commands.stylize import stylize
 from impasto.commands.train_gallery import GalleryOptions, planned
 from impasto.errors import UserError
 from impasto.image import read_image
+from impasto.stylizer import Stylizer
 
 from .conftest import ROOT, noise_image
 
@@ -68,6 +69,13 @@ def test_mistakes_are_one_line(shipped, words, line):
     words = [word.format(shipped) for word in words]
     with pytest.raises(UserError, match=line):
         gallery([f"input={shipped}/photo.jpg", *words])
+
+
+def test_a_sheet_too_long_for_its_format_is_told_before_painting(shipped, monkeypatch):
+    monkeypatch.setattr(Stylizer, "__call__", None)
+    noise_image(200, 2).save(shipped / "strip.png")
+    with pytest.raises(UserError, match=r"gallery.webp': 16416×.* px do not fit into .webp"):
+        gallery([f"input={shipped}/strip.png", f"output={shipped}/gallery.webp", "size=16400"])
 
 
 def test_a_gallery_trains_what_is_missing_and_draws(run, tmp_path):

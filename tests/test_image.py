@@ -125,6 +125,13 @@ def test_other_suffixes_are_refused(tmp_path):
         save_image(noise_image(2, 2), tmp_path / "a.xyz")
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif"])
+def test_sides_too_long_for_a_format_are_one_clear_line(tmp_path, suffix):
+    with pytest.raises(UserError, match=rf"a{suffix}': 1×70000 px do not fit into {suffix}, whose sides end at"):
+        save_image(Image.new("RGB", (1, 70000)), tmp_path / f"a{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
 def test_images_are_found_at_any_depth_but_hidden_ones(photos):
     (photos / "notes.txt").write_text("")
     (photos / ".hidden").mkdir()

@@ -6,10 +6,10 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms
 
-from impasto.errors import UserError
+from impasto.errors import PictureError, UserError
 from impasto.levels import as_type, unit
 from impasto.picture import SRGB, Picture
-from impasto.picture_files import read_picture, write_picture
+from impasto.picture_files import LONGEST, check_sides, read_picture, write_picture
 
 from .conftest import noise_image
 
@@ -262,3 +262,19 @@ def test_floats_with_a_profile_are_in_its_coding(tmp_path):
     image.set_type(pyvips.GValue.blob_type, "icc-profile-data", SRGB)
     image.tiffsave(str(tmp_path / "a.tif"))
     assert np.abs(unit(read_picture(tmp_path / "a.tif").pixels) - smooth()).max() < 1e-4
+
+
+@pytest.mark.parametrize("suffix", LONGEST)
+def test_the_longest_side_of_a_format_is_written_and_read_and_one_px_more_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    for size in ((LONGEST[suffix], 1), (1, LONGEST[suffix])):
+        check_sides("it", *size, suffix)
+        write_picture(Picture(np.zeros((size[1], size[0], 3), np.uint8)), path)
+        assert read_picture(path).size == size
+        path.unlink()
+        with pytest.raises(PictureError, match=rf"it: \d+×\d+ px do not fit into {suffix}, whose sides end at"):
+            check_sides("it", *(side + (side > 1) for side in size), suffix)
+    with pytest.raises(PictureError):
+        write_picture(Picture(np.zeros((65537, 1, 3), np.uint8)), path)
+    assert not path.exists()
+    check_sides("it", 100_000, 1, ".png")

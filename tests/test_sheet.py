@@ -1,15 +1,16 @@
 import numpy as np
 from PIL import Image
 
-from impasto.sheet import GAP, LINE, contact_sheet, wrapped
+from impasto.sheet import GAP, LINE, contact_sheet, sheet_size, wrapped
 
 RED, BLUE = Image.new("RGB", (40, 20), "red"), Image.new("RGB", (10, 20), "blue")
 
 
 def test_pictures_keep_their_proportions_and_places():
-    sheet = contact_sheet([[("", RED), ("", BLUE)], [("", BLUE)]], cell=80)
+    rows = [[("", RED), ("", BLUE)], [("", BLUE)]]
+    sheet = contact_sheet(rows, cell=80)
     # 80×40 and 40×80 beside each other, 40×80 below
-    assert sheet.size == (80 + 40 + 3 * GAP, 80 + 80 + 3 * GAP)
+    assert sheet.size == sheet_size(rows, cell=80) == (80 + 40 + 3 * GAP, 80 + 80 + 3 * GAP)
     assert sheet.getpixel((GAP + 40, GAP + 20)) == (255, 0, 0)
     assert sheet.getpixel((2 * GAP + 80 + 20, GAP + 40)) == (0, 0, 255)
     assert sheet.getpixel((GAP + 20, 2 * GAP + 80 + 40)) == (0, 0, 255)

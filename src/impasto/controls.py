@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from impasto.errors import UserError
 from impasto.levels import as_type, resize_array, unit
-from impasto.picture import Picture
+from impasto.picture import Picture, fitted
 
 COLOURS = ("none", "luminance", "histogram")
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -53,12 +53,6 @@ class Controls:
         asked = (width, height) if self.size is None else fitted(width, height, self.size)
         seen = asked if self.stroke is None else fitted(width, height, self.stroke)
         return seen, (width, height) if self.upscale else asked
-
-
-def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """Width and height scaled so that the longer one is `long_side` px."""
-    factor = long_side / max(width, height)
-    return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def finish(stylized: np.ndarray, photo: np.ndarray, controls: Controls) -> np.ndarray:

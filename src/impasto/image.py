@@ -12,7 +12,7 @@ from PIL import Image
 from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.picture import from_pil
-from impasto.picture_files import image_errors, open_image
+from impasto.picture_files import check_sides, image_errors, open_image
 
 WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
 SUFFIXES = WRITABLE | {".ppm", ".pgm", ".heic", ".heif"}
@@ -53,9 +53,11 @@ def to_image(array: Float[np.ndarray, "1 3 height width"]) -> Image.Image:
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write an image whole or not at all; the suffix chooses the format.
 
-    Raises `UserError` for a suffix that cannot be written, a full disk or a folder without permission.
+    Raises `UserError` for a suffix that cannot be written, sides too long for it, a full disk or a folder without
+    permission.
     """
     check_writable(Path(path))
+    check_sides(repr(str(path)), *image.size, Path(path).suffix.lower())
     with whole_file(path) as temporary:
         image.save(temporary, quality=95)
 

@@ -16,7 +16,7 @@ from impasto.controls import Controls, read_mask
 from impasto.errors import UserError
 from impasto.image import WRITABLE
 from impasto.picture import Picture
-from impasto.picture_files import MEGAPIXELS, QUALITY, read_picture, write_picture
+from impasto.picture_files import MEGAPIXELS, QUALITY, check_sides, read_picture, shown, write_picture
 from impasto.stylizer import FEATHER, Stylizer, masked
 from impasto.video import WRITABLE as WRITABLE_VIDEOS
 from impasto.video import check_smooth, is_video
@@ -138,7 +138,10 @@ def result_suffix(source: Path, asked: str | None) -> str:
 
 
 def read_content(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | Animation:
-    """The picture, or all frames where the result's suffix can hold them."""
+    """The picture, or all frames where the result's suffix can hold them.
+
+    Raises `UserError`, also where the result would be too long for its suffix.
+    """
     picture: Picture | Animation | None = read_animation(source, job.megapixels) if suffix in ANIMATED else None
     if picture is None:
         if not isinstance(source, Path):
@@ -146,6 +149,8 @@ def read_content(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | 
         picture = read_picture(source, job.megapixels)
         if not job.keep_metadata:
             picture = replace(picture, exif=b"")
+    size = picture.frames[0].size if isinstance(picture, Animation) else picture.size
+    check_sides(shown(source), *job.controls.sizes(*size)[1], suffix)
     return picture
 
 

@@ -66,6 +66,12 @@ class Picture:
         return Image.fromarray(np.dstack([pixels, converted(self.alpha, np.uint8)]))
 
 
+def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """Width and height scaled so that the longer one is `long_side` px."""
+    factor = long_side / max(width, height)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
 def from_pil(image: Image.Image) -> Picture:
     """A Pillow image of any mode; orientation and colour profile are applied."""
     image = ImageOps.exif_transpose(image)

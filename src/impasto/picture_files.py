@@ -34,6 +34,7 @@ for library in ("PIL", "pyvips"):
 
 COMMON = ("JPEG", "PNG")  # which Pillow has at hand
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM")
+LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".avif": 32768, ".gif": 65535}  # px a side can have there
 OPAQUE = frozenset({".jpg", ".jpeg", ".bmp"})  # formats without transparency
 MEGAPIXELS = 178  # that are decoded unless more is allowed; from there on Pillow refuses by itself
 QUALITY = 95
@@ -114,6 +115,15 @@ def _check_size(source: Any, width: int, height: int, megapixels: float) -> None
         )
 
 
+def check_sides(name: str, width: int, height: int, suffix: str) -> None:
+    """Raise `PictureError` for a picture too long for its format: before minutes are spent on it."""
+    longest = LONGEST.get(suffix, max(width, height))
+    if max(width, height) > longest:  # of AVIF, the encoder would write what no decoder takes
+        raise PictureError(
+            f"{name}: {width}×{height} px do not fit into {suffix}, whose sides end at {longest} px: take .png or .tif"
+        )
+
+
 def write_picture(
     picture: Picture, target: str | os.PathLike[str] | IO[bytes], suffix: str = "", quality: int = QUALITY
 ) -> None:
@@ -131,6 +141,7 @@ def write_picture(
 
 
 def _write(picture: Picture, file: IO[bytes], suffix: str, quality: int) -> None:
+    check_sides("this picture", *picture.size, suffix)
     if picture.alpha is not None and suffix in OPAQUE:
         log.warning("%s has no transparency: it is laid over white", suffix)
         picture = picture.over_white()
@@ -147,7 +158,7 @@ def _write(picture: Picture, file: IO[bytes], suffix: str, quality: int) -> None
 
 @contextmanager
 def encoding_errors(suffix: str) -> Iterator[None]:
-    """Turn what encoders raise for a picture, as one with too long a side, into a `PictureError`."""
+    """Turn what encoders raise for a picture, as for an animation with too long a side, into a `PictureError`."""
     try:
         yield
     except Exception as error:  # no common base

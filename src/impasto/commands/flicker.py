@@ -93,8 +93,8 @@ def _frames(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def read_frames(source: Path, size: int, count: int) -> "list[Picture]":
     """The first frames of a video or a folder, `size` px on the long side. Raises `UserError`."""
-    from impasto.controls import fitted
     from impasto.image import find_images
+    from impasto.picture import fitted
     from impasto.picture_files import MEGAPIXELS, read_picture
     from impasto.video.clip import Pictures, open_frames, read_clip
 

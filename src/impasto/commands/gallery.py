@@ -46,7 +46,8 @@ def gallery(words: list[str]) -> None:
 
     from impasto.image import check_not_input, check_writable, find_images, read_images, save_image
     from impasto.job import default_output
-    from impasto.sheet import contact_sheet, wrapped
+    from impasto.picture_files import check_sides
+    from impasto.sheet import contact_sheet, sheet_size, wrapped
     from impasto.styles import find_checkpoints
     from impasto.stylizer import Stylizer
 
@@ -58,6 +59,8 @@ def gallery(words: list[str]) -> None:
     check_not_input(output, find_images(source) if source.is_dir() else [source])
     photos = read_images(source, options.size)
     stylizers = [Stylizer.load(str(path), options.device, options.precision) for path in find_checkpoints(options.ckpt)]
+    least = sheet_size([[("photo", photo)] for photo in photos], options.size)
+    check_sides(repr(str(output)), *least, output.suffix.lower())
     rows = [
         [("photo", photo), *((stylizer.name, stylizer(photo)) for stylizer in stylizers)]
         for photo in track(photos, description="Gallery", transient=True)
