@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from impasto.commands import optimize
 from impasto.errors import UserError
 from impasto.image import read_image
+from impasto.optimization import Iteration
 
 from .conftest import ROOT, noise_image
 
@@ -85,3 +86,44 @@ def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, rais
     with pytest.raises(raised):
         optimize.main(ROOT / "configs")
     assert not (tmp_path / "run" / "picture.png").exists()
+
+
+def test_a_picture_too_large_for_the_memory_is_told_before_it_is_begun(tmp_path, monkeypatch):
+    """Else Linux would kill the process once L-BFGS remembers enough, an hour later."""
+    Image.new("RGB", (90, 60), "grey").save(tmp_path / "a.png")
+    monkeypatch.setattr("impasto.tiling.room.free_memory", lambda device: 5 << 30)
+    monkeypatch.setattr("impasto.losses.objective.build_objective", None)  # and so begun it is
+
+    def command(*words):
+        words = [f"content={tmp_path}/a.png", "style=poppies", "precision=bfloat16", *words]
+        monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(words))
+        optimize.main(ROOT / "configs")
+
+    line = "size=1400 takes 8.3 GB of memory, and 5.4 GB are free: size=1082 fits, and optimizer=adam takes less"
+    with pytest.raises(UserError, match=line):
+        command("size=1400", "iterations=200")
+    monkeypatch.chdir(tmp_path)
+    for words in (["size=1082"], ["size=1400", "optimizer=adam"], ["size=1400", "iterations=9"]):
+        with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+            command(*words)
+
+
+def test_memory_that_runs_out_leaves_the_scales_before(tmp_path, monkeypatch):
+    Image.new("RGB", (90, 60), "grey").save(tmp_path / "a.png")
+    begun = []
+
+    def scale(objective, content, start, *_):
+        begun.append(content.shape[-1])
+        if len(begun) == 2:
+            raise MemoryError
+        yield Iteration(1, {"total": 1.0, "content": 1.0, "style": 0.0, "tv": 0.0}, content)
+
+    monkeypatch.setattr("impasto.optimization.optimize", scale)
+    words = [f"content={tmp_path}/a.png", "style=poppies", "size=64", "scales=2", "stroke=48", "loss.relative=false"]
+    words += ["iterations=1", f"hydra.run.dir={tmp_path}/run"]
+    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(words))
+    with pytest.raises(UserError, match="size=64 with stroke=48 takes more memory than there is: try size=32"):
+        optimize.main(ROOT / "configs")
+    assert begun == [45, 64]
+    assert read_image(tmp_path / "run" / "picture.png").size == (45, 30)
+    assert (tmp_path / "run" / "trace.csv").read_text().count("\n") == 2

@@ -41,6 +41,7 @@ Paint one photo by optimising the picture itself: minutes instead of millisecond
 Ctrl-C keeps the best picture so far. Paths need no quoting beyond your shell's own.
 """
 
+SMALLEST = 64  # px: smaller pictures are no advice
 LITERAL = ("content", "output", "style.image", "style.name", "vgg.path", "hydra.run.dir")
 
 
@@ -79,11 +80,13 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     sides = coarse_to_fine(config["size"], config["scales"])
     # so that strokes come out as large as asked for, they shrink with the picture
     strokes = [max(1, round(config["stroke"] * side / sides[-1])) for side in sides]
+    _check_memory(config, photo, device)
     paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
     steps = _iterations(config, photo, list(zip(sides, paintings, strict=True)), device)
     write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
-    rows, picture, interrupted = list[dict[str, float]](), None, False
+    rows, picture = list[dict[str, float]](), None
+    stopped: BaseException | None = None
     try:
         with SummaryWriter(str(run_dir)) as writer, Progress(*columns, transient=True) as progress, memory_errors():
             bar = progress.add_task("", total=config["scales"] * config["iterations"])
@@ -97,12 +100,12 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
                 shown = " ".join(f"{name} {step.terms[name]:.3g}" for name in ("total", "content", "style", "tv"))
                 progress.update(bar, completed=number, description=f"{side} px: {shown}")
     except MemoryError:
-        raise UserError(
+        stopped = UserError(
             f"size={config['size']} with stroke={config['stroke']} takes more memory than there is: "
             f"try size={config['size'] // 2}"
-        ) from None
+        )
     except KeyboardInterrupt:
-        interrupted = True
+        stopped = KeyboardInterrupt()
     if picture is not None:
         with whole_file(run_dir / "trace.csv") as temporary, temporary.open("w", newline="") as file:
             table = csv.DictWriter(file, list(rows[0]))
@@ -112,8 +115,8 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
         height, width = picture.shape[2:]
         log.info("Wrote %s, %d×%d px; terms of every iteration: %s", output, width, height, run_dir / "trace.csv")
         log.info("  tensorboard --logdir %s", shlex.quote(str(run_dir)))
-    if interrupted:
-        raise KeyboardInterrupt
+    if stopped is not None:
+        raise stopped
     if picture is None:
         raise UserError("the objective was not finite from the start: lower strength or loss.weights")
 
@@ -129,6 +132,27 @@ def _check(config: dict[str, Any]) -> None:
     rate = config["learning_rate"]
     if rate is not None and not (isinstance(rate, int | float) and rate > 0):
         raise UserError(f"learning_rate={rate} should be above 0")
+
+
+def _check_memory(config: dict[str, Any], photo: "Image", device: "torch.device") -> None:
+    """Raise `UserError` where the largest picture would not fit into memory: Linux kills without a word, and late."""
+    if device.type != "cpu":  # others say so themselves
+        return
+    from rich.filesize import decimal
+
+    from impasto.hardware import takes_bfloat16
+    from impasto.optimization import FIXED_BYTES, bytes_per_pixel
+    from impasto.tiling.room import free_memory
+
+    bfloat16 = takes_bfloat16(config["precision"], device.type)
+    pixel = bytes_per_pixel(config["optimizer"], config["iterations"], bfloat16)
+    needed = FIXED_BYTES + pixel * config["size"] ** 2 * min(photo.size) / max(photo.size)
+    if needed > (free := free_memory(device)):
+        fits = int(config["size"] * (max(0, free - FIXED_BYTES) / (needed - FIXED_BYTES)) ** 0.5)
+        mend = f"size={fits} fits" if fits >= SMALLEST else "end other programs"
+        frugal = ", and optimizer=adam takes less" * (config["optimizer"] == "lbfgs")
+        said = f"size={config['size']} takes {decimal(int(needed))} of memory, and {decimal(free)} are free"
+        raise UserError(f"{said}: {mend}{frugal}")
 
 
 def _iterations(
