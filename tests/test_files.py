@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from impasto.errors import UserError
-from impasto.files import whole_file
+from impasto.files import check_place, whole_file
 
 
 def test_a_whole_file_appears_with_ordinary_permissions(tmp_path):
@@ -41,3 +41,20 @@ def test_a_file_in_the_way_of_the_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"), whole_file(tmp_path / "file" / "a.txt"):
         pass
+
+
+def test_a_place_where_nothing_can_be_written_is_known_before(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    check_place(tmp_path / "a.png")
+    check_place(tmp_path / "file")  # which is replaced
+    check_place(tmp_path / "new" / "folder" / "a.png")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match="cannot write '.*': Is a directory"):
+        check_place(tmp_path)
+    with pytest.raises(UserError, match="cannot write '.*a.png': Not a directory"):
+        check_place(tmp_path / "file" / "deep" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    check_place("a.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match="cannot write 'new/a.png': Permission denied"):
+        check_place("new/a.png")

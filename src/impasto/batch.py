@@ -10,6 +10,7 @@ from typing import IO
 
 from impasto.animation import Animation
 from impasto.errors import UserError
+from impasto.files import check_place
 from impasto.image import check_not_input, check_writable
 from impasto.job import Job, Look, default_output, json_line, looks, read_content, result_suffix, write_result
 from impasto.video import check_writable_video, is_video
@@ -61,6 +62,7 @@ def _target(source: Path, output: str | None, style: str, suffix: str | None) ->
         target = default_output(source, style)
         target = target if suffix is None else target.with_suffix(suffix)
         check(target)
+        check_place(target)
         return target
     target = Path(output)
     if not target.suffix and suffix is not None and not output.endswith("/") and not target.is_dir():
@@ -68,6 +70,7 @@ def _target(source: Path, output: str | None, style: str, suffix: str | None) ->
     if target.is_dir() or output.endswith("/"):  # which Path() drops
         target = target / source.with_suffix(result_suffix(source, suffix)).name
     check(target)
+    check_place(target)
     check_not_input(target, [source])
     return target
 

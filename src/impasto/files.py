@@ -1,5 +1,6 @@
 """Whole files or none."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,21 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise `UserError` where `whole_file` could not write: before minutes are spent on what is to be written."""
+    place = Path(path).absolute()
+    folder = next(parent for parent in place.parents if parent.exists())
+    if place.is_dir():
+        problem = errno.EISDIR
+    elif not folder.is_dir():
+        problem = errno.ENOTDIR
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = errno.EACCES
+    else:
+        return
+    raise UserError(f"cannot write {str(path)!r}: {os.strerror(problem)}")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -71,6 +71,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     from impasto.evaluation.card import write_card
     from impasto.evaluation.scores import Plan, score, speed
     from impasto.export import load_any
+    from impasto.files import check_place
     from impasto.hardware import choose_device
     from impasto.losses.objective import build_objective, read_painting
     from impasto.styles import find_checkpoint
@@ -85,6 +86,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     content = _content(options, metadata)
     beside = path.parent if path.parent != STYLES else Path("runs", path.stem, "scores")  # the package is no place
     folder = beside if options.output is None else Path(options.output)
+    check_place(folder / f"{path.stem}.json")
     folder.mkdir(parents=True, exist_ok=True)
     scores, sheet = score(net, objective, painting, content, plan)
     card = {
