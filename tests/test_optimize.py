@@ -99,11 +99,11 @@ def test_a_picture_too_large_for_the_memory_is_told_before_it_is_begun(tmp_path,
         monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(words))
         optimize.main(ROOT / "configs")
 
-    line = "size=1400 takes 8.3 GB of memory, and 5.4 GB are free: size=1082 fits, and optimizer=adam takes less"
+    line = "size=1400 takes 7.3 GB of memory, and 5.4 GB are free: size=1158 fits, and optimizer=adam takes less"
     with pytest.raises(UserError, match=line):
         command("size=1400", "iterations=200")
     monkeypatch.chdir(tmp_path)
-    for words in (["size=1082"], ["size=1400", "optimizer=adam"], ["size=1400", "iterations=9"]):
+    for words in (["size=1158"], ["size=1400", "optimizer=adam"], ["size=1400", "iterations=9"]):
         with pytest.raises(TypeError, match="'NoneType' object is not callable"):
             command(*words)
 

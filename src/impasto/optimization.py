@@ -17,11 +17,11 @@ from impasto.losses.objective import Objective
 OPTIMIZERS = {"lbfgs": 1.0, "adam": 0.02}  # and their learning rates
 HISTORY = 100  # gradients that L-BFGS remembers
 
-# Peak of a process on a CPU less what it held before, torch 2.15. A pixel takes through the loss, from 448 to 896 px of
-# long side, 2,980 bytes in float32 and 1,420 in bfloat16; and 40 for each gradient that L-BFGS remembers, which are two
-# images and the gaps that glibc leaves between them.
+# Peak of a process on a CPU less what it held before, torch 2.15, from 448 to 896 px of long side: 2,980 bytes a pixel
+# in float32 and 1,420 in bfloat16; and 33 for each gradient that L-BFGS remembers, which are two images and the gaps
+# that glibc leaves between them.
 PASS_BYTES = {False: 3100, True: 1500}  # in bfloat16 or not
-HISTORY_BYTES = 40
+HISTORY_BYTES = 33
 FIXED_BYTES = 1 << 30  # VGG19, and the photos that terms are relative to
 
 
