@@ -42,7 +42,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def check_place(path: str | os.PathLike[str]) -> None:
     """Raise `UserError` where `whole_file` could not write: before minutes are spent on what is to be written."""
     place = Path(path).absolute()
-    folder = next(parent for parent in place.parents if parent.exists())
+    folder = next((parent for parent in place.parents if parent.exists()), place.parent)  # Windows may lack the drive
     if place.is_dir():
         problem = errno.EISDIR
     elif not folder.is_dir():
