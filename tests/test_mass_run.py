@@ -19,7 +19,7 @@ from impasto import batch, cli
 from impasto.commands.stylize import job_of
 from impasto.commands.stylize_many import StylizeManyOptions, stylize_many
 from impasto.errors import UserError
-from impasto.mass.cluster import Workers, running
+from impasto.mass.cluster import Workers, _end, running
 from impasto.mass.painting import Ledger, Painter
 from impasto.mass.report import FOLDER, Report
 from impasto.mass.sources import Source
@@ -94,6 +94,17 @@ def test_after_kills_each_photo_has_its_picture_once(network_file, tmp_path):
         assert abs(alone - here).max() <= 1
     # what was half-written has another, hidden name
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {*good, FOLDER}
+
+
+def test_a_process_that_hangs_at_the_end_is_killed(monkeypatch):
+    """As a worker of Ray's does now and then."""
+    monkeypatch.setattr("impasto.mass.cluster.EXIT_SECONDS", 2.0)
+    ends, hangs = (subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({s})"]) for s in (0.1, 600))
+    begun = time.monotonic()
+    _end([psutil.Process(ends.pid), psutil.Process(hangs.pid)])
+    assert 2 <= time.monotonic() - begun < 60
+    assert hangs.wait(30) == -signal.SIGKILL
+    assert ends.poll() != -signal.SIGKILL  # psutil has waited for it
 
 
 @takes_ray

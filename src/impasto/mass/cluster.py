@@ -5,10 +5,12 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 from impasto.errors import UserError, one_line
 
@@ -20,6 +22,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 FOLDER_CHARACTERS = 20  # of that for temporary files: Ray's sockets in it must have fewer than 104
+EXIT_SECONDS = 10.0  # for Ray's processes, which as a rule are gone at once
 PORT_SECONDS = 5.0  # to wait for a cluster's address
 
 
@@ -43,7 +46,7 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if not workers.verbose:
         os.environ |= QUIET
-    folder = None
+    folder, before = None, _children()
     if workers.address is None:
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves workers on a machine with other work
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -79,9 +82,22 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
         # of a traceback, what it ends with
         raise UserError(f"Ray {where}: {one_line(said.splitlines()[-1] if said else error)}") from None
     finally:
+        started = _children() - before
         ray.shutdown()
         if folder is not None:
+            _end(started)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    """Wait until they are gone, and kill what is left: now and then, a worker of Ray's hangs as it exits."""
+    for process in psutil.wait_procs(list(processes), EXIT_SECONDS)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @contextmanager
