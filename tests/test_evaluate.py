@@ -154,6 +154,7 @@ def test_panoramas_and_damaged_photos_are_passed_over(tmp_path, quadratic, caplo
     assert scores["artefacts"] == []
     assert scores["skipped"] == ["damaged.jpg at 64 px", "the artefact suite: no photo has 256 px on its short side"]
     assert sum("damaged.jpg" in message for message in caplog.messages) == 1
+    assert any("damaged.jpg' cannot be read" in message for message in caplog.messages)
 
 
 def test_an_optimiser_that_dies_makes_no_network_good(tmp_path, quadratic, monkeypatch):

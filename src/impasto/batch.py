@@ -61,17 +61,16 @@ def _target(source: Path, output: str | None, style: str, suffix: str | None) ->
     if output is None:
         target = default_output(source, style)
         target = target if suffix is None else target.with_suffix(suffix)
-        check(target)
-        check_place(target)
-        return target
-    target = Path(output)
-    if not target.suffix and suffix is not None and not output.endswith("/") and not target.is_dir():
-        target = target.with_suffix(suffix)
-    if target.is_dir() or output.endswith("/"):  # which Path() drops
-        target = target / source.with_suffix(result_suffix(source, suffix)).name
+    else:
+        target = Path(output)
+        if not target.suffix and suffix is not None and not output.endswith("/") and not target.is_dir():
+            target = target.with_suffix(suffix)
+        if target.is_dir() or output.endswith("/"):  # which Path() drops
+            target = target / source.with_suffix(result_suffix(source, suffix)).name
     check(target)
     check_place(target)
-    check_not_input(target, [source])
+    if output is not None:  # the default is another file
+        check_not_input(target, [source])
     return target
 
 
