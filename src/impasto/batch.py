@@ -11,9 +11,9 @@ from typing import IO
 from impasto.animation import Animation
 from impasto.errors import UserError
 from impasto.files import check_place
-from impasto.image import check_not_input, check_writable
+from impasto.image import check_not_input, check_suffix
 from impasto.job import Job, Look, default_output, json_line, looks, read_content, result_suffix, write_result
-from impasto.video import check_writable_video, is_video
+from impasto.video import check_video_suffix, is_video
 
 log = logging.getLogger("impasto")
 
@@ -25,7 +25,7 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
     """
     film = source != "-" and is_video(Path(source)) and not Path(source).is_dir()
     if job.suffix is not None:
-        (check_writable_video if film else check_writable)(Path(f"picture{job.suffix}"))
+        (check_video_suffix if film else check_suffix)(Path(f"picture{job.suffix}"))
     if source != "-" and not Path(source).exists():
         raise UserError(f"there is no image or folder {source!r}")
     several = len(networks) > 1 and job.mask is None
@@ -57,7 +57,7 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
 
 def _target(source: Path, output: str | None, style: str, suffix: str | None) -> Path:
     """Where one image goes; an `output` that ends with a slash, or is there as one, is a folder."""
-    check = check_writable_video if is_video(source) else check_writable
+    check = check_video_suffix if is_video(source) else check_suffix
     if output is None:
         target = default_output(source, style)
         target = target if suffix is None else target.with_suffix(suffix)

@@ -24,6 +24,7 @@ from impasto.checkpoint import images_in_all, load_network
 from impasto.data.content import prepared_coco
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError, one_line
+from impasto.files import nearest_existing
 from impasto.guards.disk import free_space
 from impasto.hardware import bfloat16_is_fast, compiler, cores, processor
 from impasto.image import find_images, read_image
@@ -155,9 +156,7 @@ def _compiler() -> Answer:
 
 
 def _disk(folder: Path) -> Answer:
-    free, place = free_space(folder.absolute()), folder.absolute()
-    while not place.exists():
-        place = place.parent
+    free, place = free_space(folder), nearest_existing(folder.absolute())
     if not os.access(place, os.W_OK):
         raise UserError(f"{str(place)!r} cannot be written: run from another folder")
     return f"{decimal(free)} free", {"free": free}

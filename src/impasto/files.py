@@ -42,7 +42,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def check_place(path: str | os.PathLike[str]) -> None:
     """Raise `UserError` where `whole_file` could not write: before minutes are spent on what is to be written."""
     place = Path(path).absolute()
-    folder = next((parent for parent in place.parents if parent.exists()), place.parent)  # Windows may lack the drive
+    folder = nearest_existing(place.parent)
     if place.is_dir():
         problem = errno.EISDIR
     elif not folder.is_dir():
@@ -52,6 +52,11 @@ def check_place(path: str | os.PathLike[str]) -> None:
     else:
         return
     raise UserError(f"cannot write {str(path)!r}: {os.strerror(problem)}")
+
+
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the first folder above it that is there; `path` if none is, as on a drive that Windows lacks."""
+    return next((place for place in (path, *path.parents) if place.exists()), path)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 from PIL import Image
 
 from impasto.errors import UserError
-from impasto.files import whole_file
+from impasto.files import check_place, whole_file
 from impasto.picture import from_pil
 from impasto.picture_files import check_sides, image_errors, open_image
 
@@ -56,14 +56,20 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     Raises `UserError` for a suffix that cannot be written, sides too long for it, a full disk or a folder without
     permission.
     """
-    check_writable(Path(path))
+    check_suffix(Path(path))
     check_sides(repr(str(path)), *image.size, Path(path).suffix.lower())
     with whole_file(path) as temporary:
         image.save(temporary, quality=95)
 
 
 def check_writable(path: Path) -> None:
-    """Raise `UserError` for a suffix that cannot be written: before minutes are spent on the picture."""
+    """Raise `UserError` where `save_image` could not write: before minutes are spent on the picture."""
+    check_suffix(path)
+    check_place(path)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise `UserError` for a suffix that cannot be written."""
     if path.suffix.lower() not in WRITABLE:
         raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}")
 

@@ -44,7 +44,6 @@ def gallery(words: list[str]) -> None:
 
     from rich.progress import track
 
-    from impasto.files import check_place
     from impasto.image import check_not_input, check_writable, find_images, read_images, save_image
     from impasto.job import default_output
     from impasto.picture_files import check_sides
@@ -57,7 +56,6 @@ def gallery(words: list[str]) -> None:
     beside = beside.with_name(f"{beside.name}.jpg") if source.is_dir() else beside.with_suffix(".jpg")
     output = beside if options.output is None else Path(options.output)
     check_writable(output)
-    check_place(output)
     check_not_input(output, find_images(source) if source.is_dir() else [source])
     photos = read_images(source, options.size)
     stylizers = [Stylizer.load(str(path), options.device, options.precision) for path in find_checkpoints(options.ckpt)]

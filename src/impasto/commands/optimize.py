@@ -67,7 +67,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     from torch.utils.tensorboard.writer import SummaryWriter
 
     from impasto.engines.eager import memory_errors
-    from impasto.files import check_place, whole_file, write_text
+    from impasto.files import whole_file, write_text
     from impasto.hardware import choose_device
     from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
     from impasto.losses.objective import read_painting
@@ -75,7 +75,6 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
 
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
     check_writable(output)
-    check_place(output)
     check_not_input(output, [Path(config["content"]), Path(config["style"]["image"])])
     device = choose_device(config["device"])
     photo = read_image(config["content"])

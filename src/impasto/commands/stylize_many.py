@@ -65,7 +65,7 @@ def stylize_many(words: list[str]) -> None:
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"{name}={value} should be at least 1")
 
-    from impasto.image import check_writable  # takes a while: mistakes above are answered at once
+    from impasto.image import check_suffix  # takes a while: mistakes above are answered at once
     from impasto.mass.cluster import Workers
     from impasto.mass.run import stylize_many as run
     from impasto.mass.sources import Source, absolute
@@ -73,7 +73,7 @@ def stylize_many(words: list[str]) -> None:
 
     job = job_of(options)
     if job.suffix is not None:
-        check_writable(Path(f"picture{job.suffix}"))
+        check_suffix(Path(f"picture{job.suffix}"))
     networks = [path.absolute() for path in find_checkpoints(options.ckpt)]
     if len(networks) > (1 if job.mask is None else 2):
         raise UserError(f"ckpt= has {len(networks)} networks: one at a time, or two with mask=")

@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from torch import nn
 
 from impasto.errors import UserError
+from impasto.files import nearest_existing
 
 log = logging.getLogger("impasto")
 
@@ -27,9 +28,7 @@ def space_needed(net: nn.Module, image_size: int, validations: int, entries: int
 
 def free_space(folder: Path) -> int:
     """Bytes free where `folder` is, or will be."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def check_space(run_dir: Path, needed: int) -> None:

@@ -18,7 +18,7 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def check_writable_video(path: Path) -> None:
+def check_video_suffix(path: Path) -> None:
     """Raise `UserError` for a suffix that no film can be written to, or where PyAV is missing."""
     if path.suffix.lower() not in WRITABLE:
         raise UserError(
