@@ -133,11 +133,11 @@ def test_photos_judged_by_others_are_not_held_out(tmp_path, small_net, recorded,
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(path)))
 
 
-def scores_of(folder, objective, stylize=lambda content: content):
+def scores_of(folder, objective, stylize=lambda content: content, sizes=(64,), precision="auto"):
     """Of a network that does what `stylize` does, in seconds."""
     net = TransformerNet(4, 1)
     net.forward = stylize
-    plan = module.Plan([64], [1], 2, torch.device("cpu"))
+    plan = module.Plan(sizes, [1] * len(sizes), 2, torch.device("cpu"), precision)
     return module.score(net, objective, noise_image(64, 64), find_images(folder), plan)[0]
 
 
@@ -155,6 +155,36 @@ def test_panoramas_and_damaged_photos_are_passed_over(tmp_path, quadratic, caplo
     assert scores["skipped"] == ["damaged.jpg at 64 px", "the artefact suite: no photo has 256 px on its short side"]
     assert sum("damaged.jpg" in message for message in caplog.messages) == 1
     assert any("damaged.jpg' cannot be read" in message for message in caplog.messages)
+
+
+def test_what_the_memory_does_not_hold_is_passed_over(tmp_path, quadratic, monkeypatch, caplog):
+    noise_image(96, 64).save(tmp_path / "a.png")
+    needed = (1 << 30) + 64 * 43 * (3100 + 3 * 33)  # for 3 evaluations of 64 px, in float32
+    monkeypatch.setattr("impasto.optimization.free_memory", lambda device: needed)
+    scores = scores_of(tmp_path, quadratic, sizes=[64, 96], precision="float32")
+    assert [line["size"] for line in scores["worth"]] == [64, 64]
+    assert scores["skipped"][:2] == ["a.png at 96 px from noise", "a.png at 96 px from content"]
+    assert "skipped: a.png at 96 px from noise: size 96 takes 1.1 GB of memory, and 1.1 GB are free: size 64 fits" in (
+        caplog.messages
+    )
+
+    monkeypatch.setattr("impasto.optimization.free_memory", lambda device: needed - 1)
+    with pytest.raises(UserError, match="the 1 photos can be used: they need 64 px of long side, and the memory"):
+        scores_of(tmp_path, quadratic, sizes=[64, 96], precision="float32")
+
+
+def test_memory_that_runs_out_costs_that_size_alone(tmp_path, quadratic, monkeypatch, caplog):
+    noise_image(96, 64).save(tmp_path / "a.png")
+
+    def forward(stylized, content):
+        if stylized.shape[-1] == 96:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"total": stylized.sum()}
+
+    monkeypatch.setattr(quadratic, "forward", forward)
+    scores = scores_of(tmp_path, quadratic, sizes=[96, 64])
+    assert [line["size"] for line in scores["worth"]] == [64, 64]
+    assert "skipped: a.png at 96 px from content: it takes more memory than there is" in caplog.messages
 
 
 def test_an_optimiser_that_dies_makes_no_network_good(tmp_path, quadratic, monkeypatch):

@@ -91,7 +91,7 @@ def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, rais
 def test_a_picture_too_large_for_the_memory_is_told_before_it_is_begun(tmp_path, monkeypatch):
     """Else Linux would kill the process once L-BFGS remembers enough, an hour later."""
     Image.new("RGB", (90, 60), "grey").save(tmp_path / "a.png")
-    monkeypatch.setattr("impasto.tiling.room.free_memory", lambda device: 5 << 30)
+    monkeypatch.setattr("impasto.optimization.free_memory", lambda device: 5 << 30)
     monkeypatch.setattr("impasto.losses.objective.build_objective", None)  # and so begun it is
 
     def command(*words):
@@ -99,7 +99,7 @@ def test_a_picture_too_large_for_the_memory_is_told_before_it_is_begun(tmp_path,
         monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(words))
         optimize.main(ROOT / "configs")
 
-    line = "size=1400 takes 7.3 GB of memory, and 5.4 GB are free: size=1158 fits, and optimizer=adam takes less"
+    line = "size 1400 takes 7.3 GB of memory, and 5.4 GB are free: size 1158 fits, and optimizer=adam takes less"
     with pytest.raises(UserError, match=line):
         command("size=1400", "iterations=200")
     monkeypatch.chdir(tmp_path)

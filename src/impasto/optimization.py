@@ -9,10 +9,12 @@ from math import inf, isfinite
 
 import torch
 from jaxtyping import Float
+from rich.filesize import decimal
 from torch import Tensor
 
 from impasto.errors import UserError
 from impasto.losses.objective import Objective
+from impasto.tiling.room import free_memory
 
 OPTIMIZERS = {"lbfgs": 1.0, "adam": 0.02}  # and their learning rates
 HISTORY = 100  # gradients that L-BFGS remembers
@@ -23,6 +25,7 @@ HISTORY = 100  # gradients that L-BFGS remembers
 PASS_BYTES = {False: 3100, True: 1500}  # in bfloat16 or not
 HISTORY_BYTES = 33
 FIXED_BYTES = 1 << 30  # VGG19, and the photos that terms are relative to
+SMALLEST = 64  # px: smaller pictures are no advice
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,20 @@ def optimize(
         yield Iteration(number, values, best_image)
 
 
-def bytes_per_pixel(optimizer: str, iterations: int, bfloat16: bool) -> int:
-    """What `optimize` takes of a CPU's memory for each pixel, beside `FIXED_BYTES`."""
-    return PASS_BYTES[bfloat16] + HISTORY_BYTES * min(iterations, HISTORY) * (optimizer == "lbfgs")
+def memory_shortage(
+    height: int, width: int, iterations: int, optimizer: str, bfloat16: bool, device: torch.device
+) -> str | None:
+    """A sentence where `optimize` would not fit into a CPU's memory: Linux kills without a word, and late."""
+    if device.type != "cpu":  # others say so themselves
+        return None
+    pixel = PASS_BYTES[bfloat16] + HISTORY_BYTES * min(iterations, HISTORY) * (optimizer == "lbfgs")
+    needed, free = FIXED_BYTES + pixel * height * width, free_memory(device)
+    if needed <= free:
+        return None
+    size = max(height, width)
+    fits = int(size * (max(0, free - FIXED_BYTES) / (needed - FIXED_BYTES)) ** 0.5)
+    mend = f"size {fits} fits" if fits >= SMALLEST else "end other programs"
+    return f"size {size} takes {decimal(needed)} of memory, and {decimal(free)} are free: {mend}"
 
 
 def coarse_to_fine(size: int, scales: int) -> list[int]:

@@ -42,7 +42,6 @@ Paint one photo by optimising the picture itself: minutes instead of millisecond
 Ctrl-C keeps the best picture so far. Paths need no quoting beyond your shell's own.
 """
 
-SMALLEST = 64  # px: smaller pictures are no advice
 LITERAL = ("content", "output", "style.image", "style.name", "vgg.path", "hydra.run.dir")
 
 
@@ -68,10 +67,10 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
 
     from impasto.engines.eager import memory_errors
     from impasto.files import whole_file, write_text
-    from impasto.hardware import choose_device
+    from impasto.hardware import choose_device, takes_bfloat16
     from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
     from impasto.losses.objective import read_painting
-    from impasto.optimization import coarse_to_fine
+    from impasto.optimization import coarse_to_fine, memory_shortage
 
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
     check_writable(output)
@@ -81,7 +80,10 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     sides = coarse_to_fine(config["size"], config["scales"])
     # so that strokes come out as large as asked for, they shrink with the picture
     strokes = [max(1, round(config["stroke"] * side / sides[-1])) for side in sides]
-    _check_memory(config, photo, device)
+    bfloat16 = takes_bfloat16(config["precision"], device.type)
+    height, width = (round(side * sides[-1] / max(photo.size)) for side in reversed(photo.size))
+    if shortage := memory_shortage(height, width, config["iterations"], config["optimizer"], bfloat16, device):
+        raise UserError(shortage + ", and optimizer=adam takes less" * (config["optimizer"] == "lbfgs"))
     paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
     steps = _iterations(config, photo, list(zip(sides, paintings, strict=True)), device)
     write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -133,27 +135,6 @@ def _check(config: dict[str, Any]) -> None:
     rate = config["learning_rate"]
     if rate is not None and not (isinstance(rate, int | float) and rate > 0):
         raise UserError(f"learning_rate={rate} should be above 0")
-
-
-def _check_memory(config: dict[str, Any], photo: "Image", device: "torch.device") -> None:
-    """Raise `UserError` where the largest picture would not fit into memory: Linux kills without a word, and late."""
-    if device.type != "cpu":  # others say so themselves
-        return
-    from rich.filesize import decimal
-
-    from impasto.hardware import takes_bfloat16
-    from impasto.optimization import FIXED_BYTES, bytes_per_pixel
-    from impasto.tiling.room import free_memory
-
-    bfloat16 = takes_bfloat16(config["precision"], device.type)
-    pixel = bytes_per_pixel(config["optimizer"], config["iterations"], bfloat16)
-    needed = FIXED_BYTES + pixel * config["size"] ** 2 * min(photo.size) / max(photo.size)
-    if needed > (free := free_memory(device)):
-        fits = int(config["size"] * (max(0, free - FIXED_BYTES) / (needed - FIXED_BYTES)) ** 0.5)
-        mend = f"size={fits} fits" if fits >= SMALLEST else "end other programs"
-        frugal = ", and optimizer=adam takes less" * (config["optimizer"] == "lbfgs")
-        said = f"size={config['size']} takes {decimal(int(needed))} of memory, and {decimal(free)} are free"
-        raise UserError(f"{said}: {mend}{frugal}")
 
 
 def _iterations(

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from functools import partial
 from math import inf, isfinite, isnan, nan
 from pathlib import Path
 from statistics import mean, median
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from impasto.benchmark.contestants import stylize_pass
 from impasto.benchmark.measure import Contestant, alternate, machine
+from impasto.engines.eager import memory_errors
 from impasto.errors import UserError
 from impasto.evaluation.artefacts import Finding, artefacts, luminance
 from impasto.evaluation.worth import Worth, terms_of, worth
@@ -24,6 +25,7 @@ from impasto.hardware import takes_bfloat16
 from impasto.image import read_image, resize, to_image
 from impasto.losses.objective import Objective
 from impasto.models.transformer_net import TransformerNet
+from impasto.optimization import memory_shortage
 from impasto.sheet import contact_sheet
 from impasto.tensors import to_tensor
 
@@ -67,52 +69,15 @@ def score(
     """Scores and contact sheet of a network on photos that it has not learned from. Raises `UserError`."""
     bfloat16 = takes_bfloat16(plan.precision, plan.device.type)
     net = net.eval().to(plan.device).to(memory_format=torch.channels_last)
-    objective = objective.to(plan.device)
 
     def network(image: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(plan.device.type, torch.bfloat16, enabled=bfloat16):
             stylized: Tensor = net(image.to(plan.device).contiguous(memory_format=torch.channels_last))
             return stylized.float()
 
-    largest = max((size for size in plan.sizes if size <= COMPARED), default=plan.sizes[0])
-    photos, skipped = _Photos(content), list[str]()
-    worths, compared = list[dict[str, Any]](), list[Comparison]()
-    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), transient=True) as progress:
-        bar = progress.add_task("")
-        for size, count in zip(plan.sizes, plan.photos, strict=True):
-            usable, small = photos.at_least(size, count)
-            skipped += small
-            lines: dict[str, list[dict[str, Any]]] = {start: [] for start in STARTS}
-            for (path, image), start in product(usable, lines):
-                photo = to_tensor(resize(image, size / max(image.size))).to(plan.device)
-                stylized = network(photo)
-                terms = terms_of(objective, stylized, photo, bfloat16)
-                if not isfinite(terms["total"]):
-                    raise UserError(f"what the network paints of {path.name} at {size} px is not finite")
-                to_the_end = size == largest and start == "content"
-                found = Worth(terms["total"])
-                for found in worth(objective, photo, terms["total"], start, plan.limit, bfloat16, to_the_end):
-                    done = f"{path.name}, {size} px, from {start}: {len(found.trace) - 1} iterations"
-                    progress.update(bar, description=done)
-                if found.iterations is None and len(found.trace) <= plan.limit:
-                    skipped.append(f"{path.name} at {size} px from {start}")
-                    log.warning("skipped: the optimiser came to nothing finite, at %s", skipped[-1])
-                    continue
-                trace = [float(f"{value:.5g}") for value in found.trace]
-                line = {"photo": path.name, "objective": terms["total"], "iterations": found.iterations, "trace": trace}
-                lines[start].append(line)
-                if to_the_end and found.picture is not None:
-                    identity = terms_of(objective, photo, photo, bfloat16)
-                    pictures = tuple(map(_image, (photo, stylized, found.picture)))
-                    compared.append(
-                        Comparison({"identity": identity, "network": terms, "optimizer": found.end}, pictures)
-                    )
-            for start, found_lines in lines.items():
-                if found_lines:
-                    worths.append(_summary(size, start, found_lines, plan.limit))
-                    log.info("%s", sentence(worths[-1]))
-    if not worths:
-        raise UserError(f"none of the {len(content)} photos can be used: they need {min(plan.sizes)} px of long side")
+    photos, contest = _Photos(content), _Contest(network, objective.to(plan.device), plan, bfloat16)
+    contest.run(photos)
+    skipped = contest.skipped
     suite = [
         artefacts(lambda image: network(image).cpu(), to_tensor(photo), to_tensor(painting))
         for _, photo in photos.at_least(SUITE_LEAST, 3, min, SUITE_SIZE)[0]
@@ -121,16 +86,16 @@ def score(
         skipped.append(f"the artefact suite: no photo has {SUITE_LEAST} px on its short side")
         log.warning("skipped: %s", skipped[-1])
     scores = {
-        "worth": worths,
+        "worth": contest.worths,
         "skipped": skipped,
-        "terms": _means([each.terms for each in compared]),
+        "terms": _means([each.terms for each in contest.compared]),
         "similarity": _similarity(network, photos, plan.sizes[0]),
         "artefacts": [_typical(findings) for findings in zip(*suite, strict=True)],
         "machine": machine(),
         "precision": "bfloat16" if bfloat16 else "float32",
     }
     names = ("photo", "network", "optimizer")
-    rows = [list(zip(names, each.pictures, strict=True)) for each in compared]
+    rows = [list(zip(names, each.pictures, strict=True)) for each in contest.compared]
     sheet = contact_sheet(rows or [[("painting", painting)]], COMPARED * 3 // 4)
     return scores, sheet
 
@@ -197,6 +162,71 @@ class _Photos:
             log.warning("skipped: %s", error)
             self.unreadable.add(path)
             return None
+
+
+class _Contest:
+    """The network against the optimiser, photo by photo, on the same objective."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], objective: Objective, plan: Plan, bfloat16: bool) -> None:
+        self.network, self.objective, self.plan, self.bfloat16 = network, objective, plan, bfloat16
+        self.worths, self.compared, self.skipped = list[dict[str, Any]](), list[Comparison](), list[str]()
+
+    def run(self, photos: _Photos) -> None:
+        """Fill `worths`, and what is `compared` and `skipped` on the way. Raises `UserError` where no photo is left."""
+        sizes = self.plan.sizes
+        largest = max((size for size in sizes if size <= COMPARED), default=sizes[0])
+        with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), transient=True) as progress:
+            tell = partial(progress.update, progress.add_task(""))
+            for size, count in zip(sizes, self.plan.photos, strict=True):
+                usable, small = photos.at_least(size, count)
+                self.skipped += small
+                for start in STARTS:
+                    compare = size == largest and start == "content"
+                    trials = [self._trial(path.name, image, size, start, compare, tell) for path, image in usable]
+                    if lines := [line for line in trials if line is not None]:
+                        self.worths.append(_summary(size, start, lines, self.plan.limit))
+                        log.info("%s", sentence(self.worths[-1]))
+        if not self.worths:
+            least = f"{min(sizes)} px of long side, and the memory for it"
+            raise UserError(f"none of the {len(photos.paths)} photos can be used: they need {least}")
+
+    def _trial(
+        self, name: str, image: Image.Image, size: int, start: str, compare: bool, tell: Callable[..., None]
+    ) -> dict[str, Any] | None:
+        """A photo's objectives and iterations; None where the optimiser takes too much memory, or dies."""
+        photo = to_tensor(resize(image, size / max(image.size)))
+        height, width = photo.shape[2:]
+        where = f"{name} at {size} px from {start}"
+        limit, device = self.plan.limit, self.plan.device
+        if shortage := memory_shortage(height, width, limit + 1, "lbfgs", self.bfloat16, device):
+            self._skip(where, shortage)
+            return None
+        try:
+            with memory_errors():
+                photo = photo.to(device)
+                stylized = self.network(photo)
+                terms = terms_of(self.objective, stylized, photo, self.bfloat16)
+                if not isfinite(terms["total"]):
+                    raise UserError(f"what the network paints of {name} at {size} px is not finite")
+                found = Worth(terms["total"])
+                for found in worth(self.objective, photo, terms["total"], start, limit, self.bfloat16, compare):
+                    tell(description=f"{where}: {len(found.trace) - 1} iterations")
+        except MemoryError:
+            self._skip(where, "it takes more memory than there is")
+            return None
+        if found.iterations is None and len(found.trace) <= limit:
+            self._skip(where, "the optimiser came to nothing finite")
+            return None
+        if compare and found.picture is not None:
+            identity = terms_of(self.objective, photo, photo, self.bfloat16)
+            pictures = tuple(map(_image, (photo, stylized, found.picture)))
+            self.compared.append(Comparison({"identity": identity, "network": terms, "optimizer": found.end}, pictures))
+        trace = [float(f"{value:.5g}") for value in found.trace]
+        return {"photo": name, "objective": terms["total"], "iterations": found.iterations, "trace": trace}
+
+    def _skip(self, where: str, why: str) -> None:
+        self.skipped.append(where)
+        log.warning("skipped: %s: %s", where, why)
 
 
 def _summary(size: int, start: str, found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
