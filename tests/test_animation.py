@@ -76,6 +76,15 @@ def test_timing_fits_every_format(tmp_path):
         assert len(read_animation(tmp_path / f"c{suffix}").frames) == 2
 
 
+def test_the_picture_for_programs_that_know_no_frames_is_no_frame(tmp_path):
+    film(tmp_path / "a.png", default_image=True)
+    animation = read_animation(tmp_path / "a.png")
+    assert [tuple(frame.pixels[0, 0]) for frame in animation.frames] == COLOURS[1:]
+    first = Image.new("RGB", (24, 18), COLOURS[0])
+    first.save(tmp_path / "b.png", save_all=True, append_images=[noise_image(24, 18)], default_image=True)
+    assert read_animation(tmp_path / "b.png") is None
+
+
 def test_a_gif_that_grows_is_refused(tmp_path):
     film(tmp_path / "film.gif")
     content = bytearray((tmp_path / "film.gif").read_bytes())

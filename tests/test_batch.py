@@ -244,6 +244,29 @@ def test_styles_do_not_paint_each_others_pictures(paint, two, photos):
     assert len([path for path in (photos / "painted").rglob("*.*") if path.name != REPORT]) == 2 * 6
 
 
+def test_styles_beside_the_photos_do_not_paint_each_others_pictures(paint, two, photos):
+    for _ in range(2):
+        paint(photos, photos, networks=two)
+    painted = {path.relative_to(photos).parts[:1] for path in photos.rglob("*.*") if path.parent != photos}
+    assert len([path for path in photos.rglob("*.*") if path.name != REPORT]) == 3 * 6, painted
+
+
+def test_a_folder_with_nothing_but_results_is_said(paint, tmp_path):
+    noise_image(9, 9).save(tmp_path / "a.png")
+    paint(tmp_path / "a.png", f"{tmp_path}/in/out/")
+    with pytest.raises(UserError, match="there are no images in '.*in' but those of output='.*out'"):
+        paint(tmp_path / "in", tmp_path / "in" / "out")
+
+
+def test_a_picture_from_a_pipe_can_be_painted_again(paint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise_image(9, 9).save(tmp_path / "a.png")
+    for _ in range(2):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "a.png").read_bytes())))
+        paint("-", "./")
+    assert read_image(tmp_path / "stdin.png").size == (9, 9)
+
+
 def test_names_that_meet_all_the_same_are_told(paint, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.ppm", "a.ppm.png"):
@@ -278,7 +301,19 @@ def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
             photos / "a.jpg",
             None,
             {"mask": photos / "b.PNG", "feather": float("inf")},
-            "feather=inf should be at least 0",
+            "feather=inf should be in 0…1000000",
+        ),
+        (
+            photos / "a.jpg",
+            None,
+            {"mask": photos / "b.PNG", "feather": 1e30},
+            r"feather=1e\+30 should be in 0…1000000",
+        ),
+        (
+            photos / "a.jpg",
+            None,
+            {"controls": Controls(size=200_000)},
+            "200000×180000 px are 36000 megapixels, more than max_megapixels=178: try a smaller size=",
         ),
         (photos / "a.jpg", None, {"megapixels": 0.001}, "more than max_megapixels=0.001"),
     ):

@@ -73,8 +73,9 @@ def test_a_mask_chooses_and_blends_between(pair):
         ({"strength": -0.1}, "strength=-0.1 should be in 0…10"),
         ({"strength": float("nan")}, "strength=nan should be in"),
         ({"preserve_color": "all"}, "preserve_color is none, luminance, histogram, not 'all'"),
-        ({"size": 0}, "size=0 should be at least 1 px"),
-        ({"stroke": -4}, "stroke=-4 should be at least 1 px"),
+        ({"size": 0}, "size=0 should be in 1…1000000 px"),
+        ({"stroke": -4}, "stroke=-4 should be in 1…1000000 px"),
+        ({"stroke": 3_000_000_000}, "stroke=3000000000 should be in 1…1000000 px"),
     ],
 )
 def test_values_out_of_range_are_named(values, line):

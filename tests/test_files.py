@@ -1,5 +1,8 @@
+import errno
+import fcntl
 import os
 import stat
+from contextlib import nullcontext
 
 import pytest
 
@@ -35,6 +38,31 @@ def test_a_full_disk_is_one_line(tmp_path):
     ):
         full.write("x" * 100_000)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX only")
+@pytest.mark.parametrize("problem", [errno.EINVAL, errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_synced_costs_nothing_a_broken_disk_is_told(tmp_path, monkeypatch, problem):
+    """As folders of virtual machines' and some networks' shares, and those that may be written to but not read."""
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(problem, os.strerror(problem))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    told = pytest.raises(UserError, match="Input/output error") if problem == errno.EIO else nullcontext()
+    with told, whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+def test_a_file_is_synced_by_a_handle_that_can_write(tmp_path, monkeypatch):
+    """Windows takes no other."""
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda handle: modes.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE))
+    with whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert modes[0] == os.O_RDWR
 
 
 def test_a_file_in_the_way_of_the_folder_is_one_line(tmp_path):

@@ -97,9 +97,11 @@ def test_manifests_of_every_kind_say_the_same(tmp_path, kind):
 
 
 def test_a_text_manifest_has_a_path_in_each_line(tmp_path):
-    (tmp_path / "list.txt").write_bytes(b"a.jpg\r\n\nb \xff.png\nhttps://host/c.jpg?size=3\n")
+    (tmp_path / "list.txt").write_bytes(
+        b"a.jpg\r\n\nb \xff.png\nhttps://host/c.jpg?size=3\nmemory://in/d#1.jpg\nmemory://in/d?2.jpg\n"
+    )
     entries = list(Source(str(tmp_path / "list.txt"), str(tmp_path / "out")))
-    assert [entry.name for entry in entries] == ["a.jpg", "b \udcff.png", "host/c.jpg"]
+    assert [entry.name for entry in entries] == ["a.jpg", "b \udcff.png", "host/c.jpg", "in/d#1.jpg", "in/d?2.jpg"]
     assert given(lambda row: {"records": row["batch"]}, entries) == [list(entry) for entry in entries]
 
 
@@ -211,6 +213,33 @@ def test_the_input_is_never_written_over(painter, photos):
     for record in given(painter(output=photos), Source(str(photos / "list.txt"), str(photos))):
         assert "would be written over" in record["error"]
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_no_result_is_written_over_another_rows_photo(tmp_path):
+    """As the second photo would be, were the first to get its name."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "sub/b.jpg", "sub/sub.jpg"):
+        noise_image(9, 9).save(tmp_path / "in" / name)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for rows in ("a.jpg,sub/b.jpg\nsub/b.jpg,c.jpg\n", f"a.jpg,b.jpg\n{tmp_path}/link/sub/b.jpg,c.jpg\n"):
+        (tmp_path / "in" / "list.csv").write_text(f"input,output\n{rows}")
+        output = tmp_path / "in" / ("sub" if "link" in rows else ".")
+        with pytest.raises(UserError, match=r"b.jpg' there is one of the inputs, and would be written over"):
+            survey(Source(str(tmp_path / "in" / "list.csv"), str(output.resolve())))
+    (tmp_path / "in" / "list.csv").write_text("input,output\na.jpg,c.jpg\nsub/b.jpg,d.jpg\n")
+    assert survey(Source(str(tmp_path / "in" / "list.csv"), str(tmp_path / "in")))[0] == 2
+
+
+def test_the_output_can_be_above_the_input(tmp_path):
+    (tmp_path / "in" / "sub" / "sub").mkdir(parents=True)
+    for name in ("sub/a.jpg", "sub/sub/b.jpg"):
+        noise_image(9, 9).save(tmp_path / "in" / name)
+    source = Source(str(tmp_path / "in" / "sub"), str(tmp_path / "in"))
+    assert [entry.name for entry in source] == ["a.jpg", "sub/b.jpg"]
+    assert survey(source)[0] == 2
+    noise_image(9, 9).save(tmp_path / "in" / "sub" / "b.jpg")
+    with pytest.raises(UserError, match=r"'sub/b.jpg' there is one of the inputs, and would be written over"):
+        survey(source)
 
 
 def test_what_is_done_is_left_out_what_changed_is_not(painter, photos, tmp_path):

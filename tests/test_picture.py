@@ -1,8 +1,11 @@
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from impasto.picture import SRGB, Picture, from_pil
+from impasto.picture import SRGB, Picture, from_pil, is_srgb
+from impasto.picture_files import read_picture
 
 from .conftest import noise_image
 
@@ -30,10 +33,73 @@ def test_resizing_keeps_hidden_colours_out(dtype):
 
 
 def test_srgb_is_not_converted(monkeypatch):
+    assert is_srgb(SRGB)
     monkeypatch.setattr("PIL.ImageCms.profileToProfile", None)
     image = noise_image(9, 9)
     image.info["icc_profile"] = SRGB
     assert np.array_equal(from_pil(image).pixels, np.asarray(image))
+
+
+def linear(profile):
+    """sRGB's profile with its curve made linear, its name and all else as they were."""
+    curve = struct.pack(">4s4xHxxi", b"para", 3, round(2.4 * 65536))
+    assert curve in profile
+    return profile.replace(curve, struct.pack(">4s4xHxxi", b"para", 0, 65536))
+
+
+def test_linear_light_that_calls_itself_srgb_is_converted():
+    """As do profiles of programs that paint in it."""
+    assert not is_srgb(linear(SRGB))
+    image = Image.new("RGB", (2, 2), (64, 64, 64))
+    image.info["icc_profile"] = linear(SRGB)
+    expected = 1.055 * (64 / 255) ** (1 / 2.4) - 0.055
+    assert from_pil(image).pixels[0, 0] == pytest.approx(expected * 255, abs=1.5)
+
+
+@pytest.mark.parametrize("kind", ["L", "LA", "La", "transparent", "I;16"])
+def test_grey_is_converted_by_its_profile(tmp_path, grey_profile, kind):
+    grey = Image.new("L", (2, 2), 64)
+    if kind == "I;16":
+        grey = Image.fromarray(np.full((2, 2), 64 * 257, np.uint16))
+    elif kind in ("LA", "La"):
+        grey.putalpha(128)
+        grey = grey.convert(kind)
+    if kind == "La":
+        picture = from_pil(with_profile(grey, grey_profile))
+    else:
+        grey.save(
+            tmp_path / "a.png", icc_profile=grey_profile, **({"transparency": 9} if kind == "transparent" else {})
+        )
+        picture = read_picture(tmp_path / "a.png")
+    levels = np.iinfo(picture.pixels.dtype).max
+    assert levels == (65535 if kind == "I;16" else 255)
+    expected = 1.055 * (64 / 255) ** (1 / 2.4) - 0.055
+    assert picture.pixels[0, 0] / levels == pytest.approx(expected, abs=0.007)
+    if "a" in kind.lower() and kind != "transparent":
+        assert (picture.alpha == 128).all()
+
+
+def with_profile(image, profile):
+    image.info["icc_profile"] = profile
+    return image
+
+
+@pytest.fixture
+def grey_profile():
+    """Of linear light, version 2."""
+    white = struct.pack(">3i", *(round(value * 65536) for value in (0.9642, 1, 0.8249)))
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"g\0" + bytes(78),
+        b"wtpt": b"XYZ " + bytes(4) + white,
+        b"kTRC": struct.pack(">4s4xI", b"curv", 0),  # no entry: the identity
+    }
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += struct.pack(">4sII", name, 128 + 4 + 12 * len(tags) + len(data), len(tag))
+        data += tag + bytes(-len(tag) % 4)
+    header = struct.pack(">I4xI4s4s4s", 128 + len(table + data), 0x02200000, b"mntr", b"GRAY", b"XYZ ") + bytes(12)
+    header += b"acsp" + bytes(28) + white
+    return header.ljust(128, b"\0") + table + data
 
 
 def test_16_bits_of_grey_keep_their_levels_beside_a_transparent_one(tmp_path):

@@ -1,4 +1,6 @@
 import io
+import os
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +23,56 @@ def deep(width=13, height=9, channels=3, seed=0):
 def smooth(width=64, height=48):
     rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     return np.stack([rows, columns, 1 - rows], axis=2).astype(np.float32) * 0.8 + 0.1
+
+
+def write_tiff(path, levels, planar=False, extra=()):
+    """Uncompressed, of 16 bits: (height, width, channels), in planes of their own or not."""
+    height, width, channels = levels.shape
+    planes = np.moveaxis(levels, 2, 0) if planar else levels[None]
+    data = [plane.astype("<u2").tobytes() for plane in planes]
+    tags = {256: [width], 257: [height], 258: [16] * channels, 259: [1], 262: [2], 277: [channels], 278: [height]}
+    tags |= {273: [8 + index * len(data[0]) for index in range(len(data))], 279: [len(plane) for plane in data]}
+    tags |= {284: [2 if planar else 1]} | ({338: list(extra)} if extra else {})
+    place = 8 + sum(map(len, data))
+    entries, more, end = b"", b"", place + 2 + 12 * len(tags) + 4
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        entries += struct.pack("<HHI", tag, 4, len(values))
+        entries += packed if len(packed) == 4 else struct.pack("<I", end + len(more))
+        more += packed if len(packed) > 4 else b""
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4) + more
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, place) + b"".join(data) + directory)
+
+
+def test_tiff_in_planes_is_read_with_all_its_bits(tmp_path):
+    write_tiff(tmp_path / "a.tif", deep(), planar=True)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels, deep())
+
+
+def test_a_fourth_channel_that_says_nothing_is_no_transparency(tmp_path):
+    """As the infrared of scanners."""
+    levels = deep(channels=4)
+    for extra, alpha in ((0, None), (2, levels[..., 3])):
+        write_tiff(tmp_path / "a.tif", levels, extra=[extra])
+        picture = read_picture(tmp_path / "a.tif")
+        np.testing.assert_array_equal(picture.pixels, levels[..., :3])
+        assert picture.alpha is None if alpha is None else np.array_equal(picture.alpha, alpha)
+
+
+def test_grey_that_is_stored_as_a_negative_is_read_as_it_was(tmp_path):
+    levels = deep(channels=1)
+    pyvips.Image.new_from_array(levels).tiffsave(str(tmp_path / "a.tif"), miniswhite=True)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels[..., :1], levels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_goes_into_a_pipe(dtype):
+    picture = Picture(deep().astype(dtype))
+    read, write = os.pipe()
+    with open(write, "wb") as pipe:
+        write_picture(picture, pipe, ".tif")
+    with open(read, "rb") as pipe:
+        assert np.array_equal(read_picture(io.BytesIO(pipe.read())).pixels, picture.pixels)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff"])

@@ -44,6 +44,14 @@ def test_arrays_come_back_as_they_are(stylizer, dtype, channels):
         np.testing.assert_array_equal(result[..., 3], image[..., 3])
 
 
+@pytest.mark.parametrize("controls", [{}, {"strength": 0}, {"stroke": 9}, {"upscale": True, "size": 9}])
+def test_arrays_come_back_as_the_callers_own(stylizer, controls):
+    for channels in (3, 4):
+        array = np.full((12, 16, channels), 90, np.uint8)
+        stylizer(array, **controls)[:] = 0
+        assert (array == 90).all()
+
+
 def test_tensors_come_back_as_they_are(stylizer, small_net):
     batch = torch.rand(2, 3, 20, 30, dtype=torch.float64)
     with torch.no_grad():
@@ -157,6 +165,8 @@ def test_threads_share_one(stylizer):
         (np.zeros((4, 5, 3), np.int64), "an array of int64 should be of uint8, uint16, float32"),
         (np.full((4, 5, 3), np.nan, np.float32), "an array should have finite numbers"),
         (torch.zeros(3, 4, 5, dtype=torch.uint8), r"a tensor of torch.uint8, \(3, 4, 5\) should be float"),
+        (torch.zeros(4, 4, 5), r"a tensor of torch.float32, \(4, 4, 5\) should be"),
+        (torch.zeros(0, 3, 4, 5), r"a tensor of torch.float32, \(0, 3, 4, 5\) should be"),
         (torch.zeros(4, 5), r"a tensor of torch.float32, \(4, 5\) should be"),
     ],
 )

@@ -163,6 +163,54 @@ def test_uneven_times_are_kept_over_joints(stylize, tmp_path):
         assert all(packet.dts <= packet.pts for packet in packets if packet.dts is not None)
 
 
+def recoded(path, *boxes):
+    """With its last boxes of these names renamed, as of a code that FFmpeg does not know."""
+    content = path.read_bytes()
+    for box, name in boxes:
+        before, found, after = content.rpartition(box)
+        assert found
+        content = before + name + after
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_that_ffmpeg_does_not_know_is_left_out_and_said(stylize, tmp_path, caplog, suffix):
+    """As the spatial audio of an iPhone's films, beside which there is AAC."""
+    source = make_clip(tmp_path / "in.mp4", sounds=["aac", "aac"])
+    out = stylize(recoded(source, (b"mp4a", b"apac"), (b"esds", b"dapa")), tmp_path / f"out{suffix}")
+    assert "left out: sounds in an unknown code of" in caplog.text
+    with av.open(str(out)) as container:
+        assert len(container.streams.audio) == 1
+    kept = [content for content, _ in sound_of(out)]
+    assert kept == [content for content, _ in sound_of(source)]
+
+
+def test_pictures_that_ffmpeg_does_not_know_are_one_line(stylize, tmp_path):
+    source = recoded(make_clip(tmp_path / "in.mp4"), (b"avc1", b"zzzz"), (b"avcC", b"zzzC"))
+    with pytest.raises(UserError, match=r"in.mp4' is not a video .*: FFmpeg does not know how its pictures are coded"):
+        stylize(source, tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_that_was_cut_away_does_not_come_back(stylize, tmp_path, suffix):
+    whole, cut = make_clip(tmp_path / "whole.mp4", frames=50, sounds=["aac"]), tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as output:  # an edit list hides the first second
+        streams = [output.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.size and packet.dts is not None:
+                packet.stream = streams[packet.stream_index]
+                packet.pts, packet.dts = (time - int(1 / packet.time_base) for time in (packet.pts, packet.dts))
+                output.mux(packet)
+    out = stylize(cut, tmp_path / f"out{suffix}")
+    with av.open(str(out)) as container:
+        heard = [packet for packet in container.demux(audio=0) if packet.size and not packet.is_discard]
+        assert float(heard[0].pts * heard[0].time_base) == pytest.approx(0, abs=0.1)
+        assert heard[-1].pts * heard[-1].time_base < 1.1
+    assert float(frames_of(out)[0][0]) == pytest.approx(0, abs=0.1)
+    assert len(frames_of(out)[0]) == len(frames_of(cut)[0])
+
+
 def test_a_film_that_begins_late_stays_with_its_sound(stylize, tmp_path):
     source = make_clip(tmp_path / "in.mp4", start=6400, sounds=["aac"])
     out = stylize(source, tmp_path / "out.mp4")

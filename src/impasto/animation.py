@@ -43,7 +43,8 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
         if image.format not in ("GIF", "WEBP", "PNG"):  # pairs of photos are no film
             return None
         count, (width, height) = getattr(image, "n_frames", 1), image.size
-        if count == 1:
+        apart = getattr(image, "default_image", False)  # of a PNG: for programs that know no frames
+        if count - apart <= 1:
             return None
         if count * width * height > megapixels * 1e6:
             raise UserError(
@@ -52,7 +53,9 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
             )
         frames: list[Picture] = []
         durations: list[int] = []
-        for frame in ImageSequence.Iterator(image):
+        for number, frame in enumerate(ImageSequence.Iterator(image)):
+            if number < apart:
+                continue
             if frame.size != (width, height):  # a damaged GIF's grow
                 raise ValueError(f"frame {len(frames)} is larger than the first")
             frames.append(from_pil(frame.copy()))

@@ -12,7 +12,17 @@ from impasto.animation import Animation
 from impasto.errors import UserError
 from impasto.files import check_place
 from impasto.image import check_not_input, check_suffix
-from impasto.job import Job, Look, default_output, json_line, looks, read_content, result_suffix, write_result
+from impasto.job import (
+    Job,
+    Look,
+    default_output,
+    json_line,
+    looks,
+    read_content,
+    result_size,
+    result_suffix,
+    write_result,
+)
 from impasto.video import check_video_suffix, is_video
 
 log = logging.getLogger("impasto")
@@ -36,15 +46,13 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
     if source == "-" and output is None:
         raise UserError("input=- takes output=-, or a file")
     if output is not None and output != "-" and source != "-" and not Path(source).is_dir():
-        _target(Path(source), output + "/" * several, "", job.suffix)  # mistakes before minutes are spent
+        _target(source, output + "/" * several, "", job.suffix)  # mistakes before minutes are spent
     chosen = looks(job, networks, film)
     names = [look.name for look in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"ckpt= has two networks called {twice[0]!r}: their pictures would meet; paint one at a time")
-    for look in chosen:
-        place = output
-        if output is not None and several:
-            place = f"{output.rstrip('/')}/{look.name}/"
+    places = [f"{output.rstrip('/')}/{name}/" if output is not None and several else output for name in names]
+    for look, place in zip(chosen, places, strict=True):
         if film:
             _film(job, look, Path(source), place, as_json)
         elif source == "-" or not Path(source).is_dir():
@@ -52,11 +60,12 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         else:
             from impasto.folder import stylize_folder  # and with it rich: a single picture is there sooner
 
-            stylize_folder(job, look, Path(source), place, as_json, output)
+            stylize_folder(job, look, Path(source), place, as_json, [*filter(None, (output, *places))])
 
 
-def _target(source: Path, output: str | None, style: str, suffix: str | None) -> Path:
-    """Where one image goes; an `output` that ends with a slash, or is there as one, is a folder."""
+def _target(place: str, output: str | None, style: str, suffix: str | None) -> Path:
+    """Where the one image at a place goes; an `output` that ends with a slash, or is there as one, is a folder."""
+    source = Path("stdin.png" if place == "-" else place)
     check = check_video_suffix if is_video(source) else check_suffix
     if output is None:
         target = default_output(source, style)
@@ -69,7 +78,7 @@ def _target(source: Path, output: str | None, style: str, suffix: str | None) ->
             target = target / source.with_suffix(result_suffix(source, suffix)).name
     check(target)
     check_place(target)
-    if output is not None:  # the default is another file
+    if output is not None and place != "-":  # the default is another file
         check_not_input(target, [source])
     return target
 
@@ -81,7 +90,7 @@ def _one(job: Job, look: Look, source: str, output: str | None, as_json: bool) -
     if output == "-":
         target, suffix = sys.stdout.buffer, job.suffix or ".png"
     else:
-        target = _target(Path("stdin.png" if source == "-" else source), output, look.name, job.suffix)
+        target = _target(source, output, look.name, job.suffix)
         check_not_input(target, [] if job.mask is None else [job.mask])
         suffix = target.suffix.lower()
     picture = read_content(job, content, suffix)
@@ -98,13 +107,13 @@ def _one(job: Job, look: Look, source: str, output: str | None, as_json: bool) -
 
 def _film(job: Job, look: Look, source: Path, output: str | None, as_json: bool) -> None:
     begun = time.perf_counter()
-    target = _target(source, output, look.name, job.suffix)
+    target = _target(str(source), output, look.name, job.suffix)
 
     from impasto.video.clip import read_clip  # and with it PyAV, which is optional
     from impasto.video.film import stylize_film
 
     clip = read_clip(source, job.megapixels)
-    size = job.controls.sizes(*clip.size)[1]
+    size = result_size(job, repr(str(source)), clip.size)
     frames = stylize_film(
         clip,
         target,

@@ -1,7 +1,6 @@
 """What can be chosen after training: how much of the style, whose colours, where, and how large its strokes are."""
 
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -10,6 +9,7 @@ from impasto.errors import UserError
 from impasto.levels import as_type, resize_array, unit
 from impasto.picture import Picture, fitted
 
+LONGEST = 1_000_000  # px: what is longer is a slip of the finger
 COLOURS = ("none", "luminance", "histogram")
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 ROWS = 512  # worked on at once, so that memory stays bounded
@@ -45,8 +45,8 @@ class Controls:
         if self.preserve_color not in COLOURS:
             raise UserError(f"preserve_color is {', '.join(COLOURS)}, not {self.preserve_color!r}")
         for name, value in (("size", self.size), ("stroke", self.stroke)):
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value} should be at least 1 px")
+            if value is not None and not 1 <= value <= LONGEST:
+                raise UserError(f"{name}={value} should be in 1…{LONGEST} px")
 
     def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Width and height that the network sees, and those of the result."""
@@ -77,8 +77,8 @@ def finish(stylized: np.ndarray, photo: np.ndarray, controls: Controls) -> np.nd
 
 def read_mask(mask: Picture, size: tuple[int, int], feather: float) -> np.ndarray:
     """Brightness of a picture, brought to a size, its edges softened over `feather` px; (height, width) in [0, 1]."""
-    if not 0 <= feather < inf:
-        raise UserError(f"feather={feather} should be at least 0 px")
+    if not 0 <= feather <= LONGEST:
+        raise UserError(f"feather={feather} should be in 0…{LONGEST} px")
     grey = unit(resize_array(mask.over_white().pixels, size)) @ LUMA
     if not feather:
         return grey.clip(0, 1)

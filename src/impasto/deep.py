@@ -1,4 +1,4 @@
-"""16 bits a channel in colour, PNG and TIFF, which Pillow would round to 8, and TIFF in floats or Lab: by libvips."""
+"""By libvips: PNG and TIFF of 16 bits, where Pillow would round to 8 or mistake them, and TIFF in floats or Lab."""
 
 import os
 import re
@@ -11,13 +11,23 @@ from PIL import Image
 from impasto.picture import SRGB, Picture, is_srgb
 
 DEEP = frozenset({".png", ".tif", ".tiff"})  # formats with 16 bits
+BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF's tags, and grey that is stored as a negative
 LOADERS = {"PNG": "pngload", "TIFF": "tiffload"}  # what libvips reads them with
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether there are 16 bits a channel in colour, which Pillow would round to 8."""
-    sixteen = re.search(r";16[BLN]?\b", str(getattr(image, "tile", "")))
-    return image.format in LOADERS and image.mode in ("RGB", "RGBA", "RGBa") and sixteen is not None
+    """Whether there are 16 bits a channel that Pillow would round to 8, or grey that it would mistake."""
+    if image.format not in LOADERS:
+        return False
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16"):
+        profile = image.info.get("icc_profile")
+        return tags.get(PHOTOMETRIC) == WHITE_IS_ZERO or bool(profile and not is_srgb(profile))
+    if image.mode not in ("RGB", "RGBA", "RGBa"):
+        return False
+    if image.format == "TIFF":  # whose planes, where each has its own, look like 8 bits in `tile`
+        return set(tags.get(BITS, ())) == {16}
+    return re.search(r";16[BLN]?\b", str(getattr(image, "tile", ""))) is not None
 
 
 def is_tiff(source: str | os.PathLike[str] | IO[bytes]) -> bool:
@@ -30,12 +40,17 @@ def is_tiff(source: str | os.PathLike[str] | IO[bytes]) -> bool:
 
 
 def read_deep(
-    source: str | os.PathLike[str] | IO[bytes], image_format: str, exif: bytes, check_size: Callable[[int, int], None]
+    source: str | os.PathLike[str] | IO[bytes],
+    image_format: str,
+    exif: bytes,
+    check_size: Callable[[int, int], None],
+    opaque: bool = False,
 ) -> Picture:
     """Read what `is_deep`, or a TIFF of any kind, as uint16; `check_size` is asked before anything is decoded.
 
     `image_format` is what the file is: libvips would find out, but knows many more. Floats without a profile are
-    linear light (scRGB), as libvips takes them; with one, they are in its coding, from 0 to 1.
+    linear light (scRGB), as libvips takes them; with one, they are in its coding, from 0 to 1. `opaque`: a fourth
+    channel is something else, as a scanner's infrared.
     """
     import pyvips
 
@@ -55,7 +70,7 @@ def read_deep(
     elif image.interpretation != "rgb16":  # grey with transparency, floats, Lab
         image = image.colourspace("rgb16")
     array = image.cast("ushort").numpy()
-    pixels, alpha = array[..., :3], array[..., 3] if array.shape[2] > 3 else None
+    pixels, alpha = array[..., :3], array[..., 3] if array.shape[2] > 3 and not opaque else None
     return Picture(np.ascontiguousarray(pixels), None if alpha is None or alpha.min() == 65535 else alpha, exif)
 
 

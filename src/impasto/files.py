@@ -9,6 +9,8 @@ from pathlib import Path
 
 from impasto.errors import UserError
 
+# of folders that may be written to but not read, and of shares that know no such thing: the file is there, whole
+UNSYNCED = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 UMASK = os.umask(0)  # read once: reading it sets it, for a moment, for all threads
 os.umask(UMASK)
 
@@ -27,7 +29,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows syncs only what can be written
             os.fsync(written.fileno())  # before the rename, or a power cut can leave an empty file
         temporary.chmod(0o666 & ~UMASK)  # mkstemp's files are private
         temporary.replace(path)
@@ -67,9 +69,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Have a folder's entries on the disk: until then, a power cut can bring back what a file replaced."""
-    if os.name == "posix":  # elsewhere folders cannot be opened
+    if os.name != "posix":  # elsewhere folders cannot be opened
+        return
+    try:
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError as error:
+        if error.errno not in UNSYNCED:
+            raise

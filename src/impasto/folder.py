@@ -28,10 +28,12 @@ REPORT = "report.jsonl"
 NAME_BYTES = 255  # of a file, on all common file systems
 
 
-def stylize_folder(job: Job, look: Look, folder: Path, output: str | None, as_json: bool, outputs: str | None) -> None:
+def stylize_folder(
+    job: Job, look: Look, folder: Path, output: str | None, as_json: bool, outputs: Sequence[str]
+) -> None:
     """Every image under a folder, into the same places under the output; reading, painting and writing overlap.
 
-    `outputs` is the folder of all styles' outputs: inside the input folder, what is there is no input.
+    `outputs` are all styles' folders, and the one that they are in: inside the input folder, what is there is no input.
     """
     place = default_output(folder, look.name) if output is None else Path(output)
     if place.is_file():
@@ -41,8 +43,11 @@ def stylize_folder(job: Job, look: Look, folder: Path, output: str | None, as_js
     sources = find_images(folder)
     if films := [path.name for path in sorted(folder.rglob("*")) if is_video(path)]:
         log.info("left out: %d videos (%s): input= takes them one by one", len(films), ", ".join(films[:3]))
-    ours = (place if outputs is None else Path(outputs)).resolve()
-    sources = [path for path in sources if not path.resolve().is_relative_to(ours)] or sources
+    whole = folder.resolve()
+    ours = [path for path in (Path(each).resolve() for each in outputs) if whole in path.parents]
+    sources = [path for path in sources if not any(path.resolve().is_relative_to(each) for each in ours)]
+    if not sources:
+        raise UserError(f"there are no images in {str(folder)!r} but those of output={str(place)!r}")
     targets = _targets(sources, folder, place, job.suffix)
     inputs = {source.resolve() for source in sources}
     if over := next((target for target in targets if target.resolve() in inputs), None):

@@ -150,8 +150,20 @@ def read_content(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | 
         if not job.keep_metadata:
             picture = replace(picture, exif=b"")
     size = picture.frames[0].size if isinstance(picture, Animation) else picture.size
-    check_sides(shown(source), *job.controls.sizes(*size)[1], suffix)
+    check_sides(shown(source), *result_size(job, shown(source), size), suffix)
     return picture
+
+
+def result_size(job: Job, name: str, size: tuple[int, int]) -> tuple[int, int]:
+    """What a picture's width and height become, px. Raises `UserError` where that is more than may be read."""
+    seen, asked = job.controls.sizes(*size)
+    for width, height in (seen, asked):
+        if width * height > job.megapixels * 1e6:
+            raise UserError(
+                f"{name}: {width}×{height} px are {width * height / 1e6:.0f} megapixels, more than "
+                f"max_megapixels={job.megapixels:g}: try a smaller size= or stroke=, or allow more"
+            )
+    return asked
 
 
 def write_result(job: Job, painted: Picture | Animation, target: Path | IO[bytes], suffix: str) -> None:

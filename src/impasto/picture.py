@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -9,6 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 from impasto.exif import kept_exif
 from impasto.levels import LEVELS, as_type, composite, converted, resize_array, spread, unit
 
+SAME = 4  # levels by which profiles of sRGB differ, most by none; one of linear light by 70
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -83,10 +85,11 @@ def from_pil(image: Image.Image) -> Picture:
             alpha = np.where(levels == clear, 0, 65535).astype(np.uint16)
         return Picture(np.repeat(levels[..., None], 3, axis=2), alpha, exif)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"))
+        image = image.convert("LA") if image.mode == "La" else image
+        full = image.convert("RGBA")
+        alpha = np.asarray(full.getchannel("A"))
         alpha = None if alpha.min(initial=255) == 255 else alpha
-        image = image.convert("RGB")
+        image = image.convert("L") if image.mode in ("L", "LA") else full.convert("RGB")  # grey, as its profile is
     elif image.mode not in ("RGB", "L", "CMYK", "LAB"):
         image = image.convert("RGB")
     if profile and not is_srgb(profile):
@@ -99,12 +102,18 @@ def from_pil(image: Image.Image) -> Picture:
     return Picture(np.asarray(image.convert("RGB")), alpha, exif)
 
 
+@lru_cache(maxsize=8)
 def is_srgb(profile: bytes) -> bool:
-    """Whether a profile calls itself sRGB: then levels stay as they are, to the last bit."""
+    """Whether a profile calls itself sRGB, and has its curve: then levels stay as they are, to the last bit."""
     try:
-        return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).startswith("sRGB")
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if not ImageCms.getProfileDescription(source).startswith("sRGB"):
+            return False
+        ramp = Image.merge("RGB", [Image.linear_gradient("L")] * 3)
+        brought = ImageCms.profileToProfile(ramp, source, ImageCms.createProfile("sRGB"))
     except (ImageCms.PyCMSError, OSError):
         return False
+    return brought is not None and np.abs(np.asarray(brought, np.int16) - np.asarray(ramp, np.int16)).max() <= SAME
 
 
 def _deep_grey(image: Image.Image) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Image files without loss: read, whatever Pillow calls them, within limits; written whole or not at all.
 
-Pillow reads and writes; libvips where it would round 16 bits to 8 (PNG and TIFF in colour), or knows no such TIFF.
+Pillow reads and writes; libvips where it would round 16 bits to 8 or mistake them, or knows no such TIFF.
 """
 
 import ctypes
@@ -58,7 +58,8 @@ def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
             return read_deep(source, "TIFF", b"", check)
         with image:
             if is_deep(image):
-                return read_deep(source, str(image.format), kept_exif(image), check)
+                opaque = image.format == "TIFF" and image.mode == "RGB"
+                return read_deep(source, str(image.format), kept_exif(image), check, opaque)
             return from_pil(image)
 
 
@@ -148,8 +149,8 @@ def _write(picture: Picture, file: IO[bytes], suffix: str, quality: int) -> None
     with encoding_errors(suffix):
         if picture.pixels.dtype == np.uint16 and suffix in DEEP:
             file.write(with_exif(deep_bytes(picture, suffix), suffix, picture.exif))
-        elif picture.exif and suffix in TIFF:
-            content = io.BytesIO()
+        elif suffix in TIFF:
+            content = io.BytesIO()  # it is written back and forth, which a pipe does not take
             _encode(replace(picture, exif=b""), content, suffix, quality)
             file.write(with_exif(content.getbuffer(), suffix, picture.exif))
         else:

@@ -74,7 +74,7 @@ class Stylizer:
             return painted([from_pil(image)])[0].to_pil()
         if isinstance(image, np.ndarray):
             return _to_array(painted([_from_array(image)])[0], image.shape[2])
-        if not image.is_floating_point() or image.ndim not in (3, 4):
+        if not image.is_floating_point() or image.ndim not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape:
             shown = f"a tensor of {image.dtype}, {tuple(image.shape)}"
             raise UserError(f"{shown} should be float, of shape ((batch,) 3, height, width)")
         batch = image if image.ndim == 4 else image[None]
@@ -175,5 +175,5 @@ def _from_array(array: np.ndarray) -> Picture:
 
 def _to_array(picture: Picture, channels: int) -> np.ndarray:
     if channels == 3 or picture.alpha is None:
-        return picture.pixels
+        return picture.pixels.copy()  # which may be the caller's own
     return np.dstack([picture.pixels, picture.alpha])

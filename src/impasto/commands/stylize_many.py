@@ -1,7 +1,7 @@
 """`python scripts/stylize_many.py`: folders, buckets and manifests of images, over many processes and machines."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from impasto import cli
@@ -72,6 +72,8 @@ def stylize_many(words: list[str]) -> None:
     from impasto.styles import find_checkpoints
 
     job = job_of(options)
+    if job.mask is not None:
+        job = replace(job, mask=job.mask.absolute())  # workers start elsewhere
     if job.suffix is not None:
         check_suffix(Path(f"picture{job.suffix}"))
     networks = [path.absolute() for path in find_checkpoints(options.ckpt)]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -72,8 +73,9 @@ class Source:
             names = (path.relative_to(place).as_posix() for path in find_images(place))
         else:
             names = (name for name in storage.walk(place) if _is_image(name))
+        earlier = f"{output}/" if output.startswith(f"{place}/") else None
         for name in names:
-            if not f"{place}/{name}".startswith(f"{output}/"):  # an earlier output is no input
+            if earlier is None or not f"{place}/{name}".startswith(earlier):  # an earlier output is no input
                 yield self._entry(f"{place}/{name}", name, None)
 
     def _manifest(self, kind: str) -> Iterator[Entry]:
@@ -84,8 +86,10 @@ class Source:
                 yield Entry(str(source), "", f"a row of the manifest has input={source!r}, output={chosen!r}: no paths")
                 continue
             if "://" in source:
-                url = urlsplit(source)
-                yield self._entry(source, url.netloc + url.path, chosen)
+                scheme, _, name = source.partition("://")
+                if scheme in ("http", "https"):  # elsewhere ? and # are letters like any other
+                    name = urlsplit(source).netloc + urlsplit(source).path
+                yield self._entry(source, name, chosen)
             else:
                 yield self._entry(source if source.startswith("/") else f"{base}/{source}", source, chosen)
 
@@ -119,12 +123,24 @@ def hash64(*texts: str) -> int:
 def survey(source: Source) -> tuple[int, int]:
     """How many entries there are, and the sum of their identities modulo 2^64; takes 8 bytes of memory for each.
 
-    Raises `UserError` where there are none, or two results of one name, which would meet.
+    Raises `UserError` where there are none, or two results of one name, which would meet, or where a result would be
+    written over another's photo.
     """
-    identities = np.fromiter((entry.identity for entry in source), np.uint64)
+    inside = array("Q")  # identities of the results that would be where photos are
+
+    def identity(entry: Entry) -> int:
+        if (name := storage.below(source.output, entry.source)) is not None:
+            inside.append(hash64(name))
+        return entry.identity
+
+    identities = np.fromiter(map(identity, source), np.uint64)
     if not len(identities):
         raise UserError(f"there are no images in {source.place!r}")
     ordered = np.sort(identities)
+    over = set(np.intersect1d(identities, np.array(inside, np.uint64)).tolist()) if inside else ()
+    if over:
+        name = next(entry.name for entry in source if entry.identity in over)
+        raise UserError(f"output={source.output!r}: {name!r} there is one of the inputs, and would be written over")
     if twice := set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()):
         first: dict[str, str] = {}
         for entry in (entry for entry in source if entry.name and entry.identity in twice):

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,6 +91,15 @@ def same(one: str, other: str) -> bool:
     return first == second and path == other_path
 
 
+def below(folder: str, place: str) -> str | None:
+    """A file's path relative to a folder, by whatever links its own folder is reached; None where it is elsewhere."""
+    if is_local(folder) and is_local(place):
+        parent, name = os.path.split(locate(place)[1])
+        folder, place = _real(locate(folder)[1]), f"{_real(parent)}/{name}"
+    prefix = f"{folder.rstrip('/')}/"
+    return place.removeprefix(prefix) if place.startswith(prefix) else None
+
+
 def walk(folder: str) -> Iterator[str]:
     """Every file at any depth, relative to the folder, sorted within each. Raises `StorageError`."""
     file_system, root = locate(folder)
@@ -108,6 +118,11 @@ def names(folder: str) -> list[str]:
     listed = _patiently(lambda: file_system.ls(path, detail=False), folder)
     local = isinstance(file_system, LocalFileSystem)
     return sorted(name if local else file_system.unstrip_protocol(name) for name in listed)
+
+
+@lru_cache(maxsize=4096)  # files that follow one another share theirs
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _patiently(attempt: Callable[[], Result], place: str) -> Result:

@@ -78,6 +78,8 @@ def read_clip(path: Path, megapixels: float) -> Clip:
         left_out = sorted(
             {"pictures" if each.type == "video" else f"{each.type}s".replace("datas", "data") for each in others}
         )
+        if any(sound.codec_context is None for sound in container.streams.audio):
+            left_out.append("sounds in an unknown code")
         if any(component.is_alpha for component in frame.format.components):
             left_out.append("transparency")
         return Clip(
@@ -107,6 +109,10 @@ def _pictures(container: InputContainer, path: Path) -> VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream):
         raise UserError(f"{str(path)!r} is not a video that can be read: it has no pictures")
+    if stream.codec_context is None:
+        raise UserError(
+            f"{str(path)!r} is not a video that can be read: FFmpeg does not know how its pictures are coded"
+        )
     stream.thread_type = "AUTO"
     return stream
 

@@ -22,6 +22,7 @@ from impasto.video.clip import Clip, open_input
 from impasto.video.encoding import Encoding
 from impasto.video.parts import Parts
 
+PRIMING = Fraction(1, 10)  # s, more than any encoder of sound needs
 CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # of the input's file, not the film
 
 
@@ -39,7 +40,8 @@ def join(
     with whole_file(target) as temporary, open_input(clip.path) as source:
         output, pictures, sounds = _open(temporary, source, encoding, target.suffix.lower(), keep_metadata)
         with output:
-            streams = (_pictures(parts, count, times, last, encoding.time_base, pictures), _sound(source, sounds))
+            sound = _sound(source, sounds, trims=encoding.container in ("mp4", "mov"))
+            streams = (_pictures(parts, count, times, last, encoding.time_base, pictures), sound)
             for packet in heapq.merge(*streams, key=_begin):
                 output.mux_one(packet)
 
@@ -56,6 +58,8 @@ def _open(
     pictures.time_base = encoding.time_base
     sounds: dict[int, AudioStream] = {}
     for stream in source.streams.audio:
+        if stream.codec_context is None:  # FFmpeg does not know it, as an iPhone's spatial audio; `Clip` tells
+            continue
         try:
             sounds[stream.index] = output.add_stream_from_template(stream)
         except (ValueError, FFmpegError):
@@ -102,8 +106,12 @@ def _pictures(
             number += 1
 
 
-def _sound(source: InputContainer, sounds: dict[int, AudioStream]) -> "Iterator[Packet[Any]]":
-    """All sounds' packets, as they are, to the end of what can be read."""
+def _sound(source: InputContainer, sounds: dict[int, AudioStream], trims: bool) -> "Iterator[Packet[Any]]":
+    """All sounds' packets, as they are, to the end of what can be read.
+
+    What an edit list cuts away comes along where the output `trims`, by an edit list of its own, else only the packets
+    right before the beginning, which the first of the rest are decoded with.
+    """
     if not sounds:
         return
     packets = source.demux(*(source.streams[index] for index in sounds))
@@ -112,7 +120,9 @@ def _sound(source: InputContainer, sounds: dict[int, AudioStream]) -> "Iterator[
             packet = next(packets)
         except (StopIteration, FFmpegError):
             return
-        if packet.size and packet.dts is not None:
+        if not packet.size or packet.dts is None:
+            continue
+        if trims or not packet.is_discard or -PRIMING <= _begin(packet) < 0:
             packet.stream = sounds[packet.stream_index]
             yield packet
 
