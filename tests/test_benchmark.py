@@ -112,6 +112,27 @@ def test_a_contestant_that_dies_is_one_line():
         contestant.run()
 
 
+def mistaken(raised):
+    raise raised
+
+
+def hungry():
+    return lambda: mistaken(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+
+
+def test_a_contestants_mistakes_are_one_line():
+    with (
+        Contestant("wrong", mistaken, raised=UserError("style_size=8 is too small")) as contestant,
+        pytest.raises(UserError, match="^style_size=8 is too small$"),
+    ):
+        contestant.run()
+    for build, options in ((hungry, {}), (mistaken, {"raised": MemoryError()})):
+        with Contestant("hungry", build, **options) as contestant:
+            for _ in range(2):
+                with pytest.raises(UserError, match="^it takes more memory than there is$"):
+                    contestant.run()
+
+
 def test_a_command_that_fails_is_one_line(tmp_path):
     words = ["-c", "import sys; print('first'); sys.exit('error: no such thing')"]
     with (

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -68,6 +70,10 @@ def test_the_default_run_folder_is_the_one_to_go_on_from(tmp_path, monkeypatch):
         (tmp_path / "runs" / "night" / when / "checkpoints").mkdir(parents=True)
         if saved:
             (tmp_path / "runs" / "night" / when / "checkpoints" / "000000008.ckpt").touch()
+            os.utime(tmp_path / "runs" / "night" / when / "checkpoints" / "000000008.ckpt", (int(when[-2:]),) * 2)
+    (tmp_path / "runs" / "night" / "my_first" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "night" / "my_first" / "checkpoints" / "000000009.ckpt").touch()
+    os.utime(tmp_path / "runs" / "night" / "my_first" / "checkpoints" / "000000009.ckpt", (1, 1))  # older than 01-02
     assert train._run_dir("night", "true") == "runs/night/2026-01-02"
     ckpt = "runs/night/2026-01-01/checkpoints/000000008.ckpt"
     assert train._run_dir("night", ckpt) == train._run_dir("night", "runs/night/2026-01-01") == "runs/night/2026-01-01"

@@ -105,6 +105,21 @@ def test_a_pack_changes_neither_split_nor_photos(photos, content):
         assert torch.equal(one, other)
 
 
+def test_other_programs_manifests_make_no_pack(photos, content):
+    (photos / "manifest.json").write_text('{"name": "My site"}')
+    assert len(content().training) == 4
+
+
+@pytest.mark.parametrize(("validation", "count"), [(1, 1), (4, 4), (50, 6)])
+def test_a_validation_folder_of_its_own_is_used_as_far_as_asked_for(photos, tmp_path, validation, count):
+    noise_image(64, 64).save(tmp_path / "one.png")
+    (tmp_path / "training").mkdir()
+    noise_image(64, 64).save(tmp_path / "training" / "one.png")
+    data = ContentDataModule("folder", tmp_path / "training", validation, validation_root=photos, image_size=32)
+    assert len(data.training) == 1
+    assert len(set(data.validation)) == count
+
+
 def test_photos_are_packed_where_that_pays(content, monkeypatch, caplog):
     caplog.set_level("INFO")
     assert content(images=1000).packed is None

@@ -133,11 +133,11 @@ def test_photos_judged_by_others_are_not_held_out(tmp_path, small_net, recorded,
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(path)))
 
 
-def scores_of(folder, objective, stylize=lambda content: content, sizes=(64,), precision="auto"):
+def scores_of(folder, objective, stylize=lambda content: content, sizes=(64,), precision="auto", photos=1):
     """Of a network that does what `stylize` does, in seconds."""
     net = TransformerNet(4, 1)
     net.forward = stylize
-    plan = module.Plan(sizes, [1] * len(sizes), 2, torch.device("cpu"), precision)
+    plan = module.Plan(sizes, [photos] * len(sizes), 2, torch.device("cpu"), precision)
     return module.score(net, objective, noise_image(64, 64), find_images(folder), plan)[0]
 
 
@@ -185,6 +185,35 @@ def test_memory_that_runs_out_costs_that_size_alone(tmp_path, quadratic, monkeyp
     scores = scores_of(tmp_path, quadratic, sizes=[96, 64])
     assert [line["size"] for line in scores["worth"]] == [64, 64]
     assert "skipped: a.png at 96 px from content: it takes more memory than there is" in caplog.messages
+
+
+def test_a_panorama_too_low_for_vgg_is_passed_over(tmp_path, quadratic, monkeypatch, caplog):
+    noise_image(64, 3).save(tmp_path / "a.png")
+    noise_image(64, 64).save(tmp_path / "b.png")
+
+    def forward(stylized, content):
+        if stylized.shape[-2] < 16:
+            raise UserError("an image of 64×3 px is too small for VGG19 at relu5_1")
+        return {"total": stylized.sum()}
+
+    monkeypatch.setattr(quadratic, "forward", forward)
+    scores = scores_of(tmp_path, quadratic, photos=2)
+    assert [photo["photo"] for line in scores["worth"] for photo in line["photos"]] == ["b.png", "b.png"]
+    assert (
+        "skipped: a.png at 64 px from noise: an image of 64×3 px is too small for VGG19 at relu5_1" in caplog.messages
+    )
+
+
+def test_a_time_that_cannot_be_taken_costs_no_scores(monkeypatch, caplog):
+    monkeypatch.setattr(module, "stylize_pass", sized)
+    assert [line["size"] for line in module.speed(Path("a.safetensors"), [8, 16, 32], repeats=1)] == [8, 32]
+    assert "skipped: the time of one pass at 16 px: it takes more memory than there is" in caplog.messages
+
+
+def sized(kind, size, file):
+    if size == 16:
+        raise MemoryError
+    return lambda: size
 
 
 def test_an_optimiser_that_dies_makes_no_network_good(tmp_path, quadratic, monkeypatch):

@@ -347,6 +347,12 @@ def test_the_largest_batch_is_found_without_trying_one_too_large(monkeypatch, ro
     assert rehearsal.run[-1] == tried
 
 
+def test_what_margins_take_is_on_top_of_the_smallest_image():
+    assert candidates(256, 2)[0] == (1, 64)
+    assert candidates(256, 2, 64 + 2 * 32) == [(1, 128), (1, 180), (1, 256), (2, 256)]
+    assert candidates(96, 1, 64 + 2 * 32) == [(1, 96)]
+
+
 def test_other_errors_of_a_step_are_no_lack_of_memory(monkeypatch):
     rehearsal = Imagined()
     monkeypatch.setattr(rehearsal, "step", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))

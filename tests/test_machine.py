@@ -108,6 +108,12 @@ def test_devices_are_counted(devices, expected):
     assert machine.count_devices(devices, "cpu") == expected
 
 
+@pytest.mark.parametrize("devices", [0, []])
+def test_no_devices_are_a_mistake(devices):
+    with pytest.raises(UserError, match=r"trainer.devices=(0|\[\]) should be a number from 1 on"):
+        machine.count_devices(devices, "cpu")
+
+
 @pytest.mark.parametrize(("capable", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_precision_is_what_the_processor_multiplies(monkeypatch, caplog, capable, expected):
     monkeypatch.setattr(machine.torch.cpu, "_is_avx512_bf16_supported", lambda: capable)

@@ -1,18 +1,23 @@
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from impasto.data.photos import (
     PhotoFiles,
     PositionBatches,
     TrainingPhotos,
     ValidationPhotos,
+    photo_at,
     source_size,
     split,
 )
+from impasto.errors import UserError
+from impasto.guards.loader import loader_error
 from impasto.image import find_images
 
 from .conftest import noise_image
@@ -45,6 +50,25 @@ def test_samples_are_crops_and_leave_the_global_generator_alone(dataset):
     assert crop.shape == (3, 32, 32)
     assert crop.dtype == torch.uint8
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_folder_that_has_gone_ends_it_though_some_photos_are_in_memory(tmp_path, workers):
+    """Else training would go on with those few, for hours."""
+    for number in range(12):
+        noise_image(40, 40, number).save(tmp_path / f"{number:02d}.png")
+    dataset = training_photos(tmp_path)
+    for number in (0, 1):
+        dataset.photos[number]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    dataset[next(position for position in range(12) if photo_at(position, 5, 12) == 0)]  # which is in memory
+    bad = next(position for position in range(12) if photo_at(position, 5, 12) == 3)
+    with pytest.raises(UserError) as told:
+        next(iter(DataLoader(dataset, sampler=[bad], num_workers=workers)))
+    said = loader_error(told.value, None, 0) or told.value
+    pattern = r"8 photos in a row cannot be read any more \(there is no image '.*10.png'\): then resume=true goes on"
+    assert re.fullmatch(pattern, str(said))
 
 
 def test_every_epoch_shows_every_photo_once(photos, dataset):

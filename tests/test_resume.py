@@ -112,10 +112,15 @@ def test_changes_are_named_and_others_refused(tmp_path, caplog):
     resumed.check({"width": 4}, {"stroke": 320})
     for architecture, style, message in (
         ({"width": 8}, {}, "width=4, not 8"),
-        ({}, {"stroke": 1}, "stroke=320, not 1"),
+        ({"width": 4}, {"stroke": 1}, "stroke=320, not 1"),
+        ({}, {"stroke": 320}, "width=4, not None"),
+        ({"width": 4, "margin": 8}, {"stroke": 320}, "margin=None, not 8"),
     ):
         with pytest.raises(UserError, match=message):
             resumed.check(architecture, style)
+    with caplog.at_level(logging.WARNING):
+        resumed.warn_of_changes({**before, "loss": {"weights": {"tv": 1, "content": 3}}})
+    assert "loss.weights.content none → 3, loss.weights.style 2 → none" in caplog.text
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):

@@ -40,6 +40,18 @@ def test_each_kind_is_found_and_named(mixed):
     assert reasons["tiny"] == "200×31 px, less than the crop's 64"
 
 
+@pytest.mark.parametrize("sigma", [0, 5, 60])
+def test_what_is_grey_does_not_depend_on_the_size_asked_for(tmp_path, sigma):
+    """As in scans of black and white, whose noise is not."""
+    generator = np.random.default_rng(0)
+    pixels = generator.normal(120, sigma, (400, 400, 3)) + np.linspace(-80, 80, 400)[:, None]
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "a.jpg", quality=95)
+    found = {look("a.jpg", tmp_path / "a.jpg", side)[0].grey for side in (32, 128, 320)}
+    assert found == {sigma < 60}
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert look("a.jpg", lambda: content, 128)[0] == look("a.jpg", tmp_path / "a.jpg", 128)[0]
+
+
 def test_kinds_may_be_kept_but_for_corrupt_ones(mixed):
     assert [reject.kind for reject in rejects(mixed, keep=KINDS)] == ["corrupt"]
     assert {reject.kind for reject in rejects(mixed, keep=("grey",))} == {"corrupt", "tiny", "duplicate"}

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from impasto.tensors import to_tensor
 def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, small_net):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(styles, "STYLES", tmp_path / "shipped")
-    for when in ("2026-01-01", "2026-01-02"):
+    for age, when in enumerate(("2026-01-02", "2026-01-01", "by_hand")):
         save_network(tmp_path / "runs" / "mine" / when / "mine.safetensors", small_net, {})
+        os.utime(tmp_path / "runs" / "mine" / when / "mine.safetensors", (100 - age,) * 2)
     save_network(tmp_path / "shipped" / "night.safetensors", small_net, {})
     assert find_checkpoint("mine").parent.name == "2026-01-02"
     assert find_checkpoint("night") == tmp_path / "shipped" / "night.safetensors"

@@ -207,8 +207,15 @@ BAD = [
     (["style=starry_night", "schedule=null"], "the configuration does not"),
     (["style=starry_night", "data.workers=auto"], "data.workers=auto should be a whole number from 0"),
     (["style=starry_night", "trainer.devices=none"], "trainer: "),
+    (
+        ["style=starry_night", "trainer=cpu", "trainer.precision=bf16-true"],
+        "trainer.precision=bf16-true is none of auto",
+    ),
+    (["style=starry_night", "trainer=cpu", "trainer.precision=64"], "trainer.precision=64 is none of auto, 32-true"),
+    (["style=starry_night", "trainer.accelerator=tpu"], "trainer.accelerator=tpu is none of auto, cpu, gpu"),
+    (["style=starry_night", "trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn is neither auto nor ddp"),
     (["style=starry_night", "stroke=9"], "px is too small for VGG19 at relu5_1"),
-    (["style=starry_night", "stroke=0"], "stroke=0 should be at least 1 px"),
+    (["style=starry_night", "stroke=0"], "stroke=0 should be in 1…4096 px"),
     (["style=starry_night", "strength=0"], "strength=0 should be above 0"),
     (["style=starry_night", "strength=-1.5"], "strength=-1.5 should be above 0"),
     (["style=starry_night", "loss.content_reduction=max"], "loss.content_reduction is mean or sum, not 'max'"),
@@ -282,6 +289,21 @@ def test_a_preview_is_a_sheet_and_trains_nothing(tmp_path, monkeypatch, photos):
     width, height = read_image(tmp_path / "run" / "preview_sheet.jpg").size
     assert width >= 3 * 48
     assert height >= 4 * 40
+
+
+def test_a_preview_takes_our_photo_for_a_pack_and_passes_over_damaged_ones(tmp_path, photos, caplog):
+    from impasto import preview
+    from impasto.data.pack import write_pack
+
+    write_pack({"a.jpg": photos / "a.jpg"}, 72, tmp_path / "pack")
+    assert preview._photo(tmp_path / "pack").size[0] == preview.SIZE
+    (photos / "0.jpg").write_bytes(b"no image")
+    assert preview._photo(photos).size[0] == preview.SIZE
+    assert "skipped: '" in caplog.text
+    for path in photos.rglob("*.*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 7 photos in '.*' can be read"):
+        preview._photo(photos)
 
 
 def test_a_second_run_does_not_overwrite_the_first(great_wave, monkeypatch):

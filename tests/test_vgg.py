@@ -169,7 +169,11 @@ def test_wrong_arguments_are_named(arguments, message):
 def test_other_files_are_refused(tmp_path, state_dict):
     (tmp_path / "text.pth").write_text("not weights")
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    for name in ("text.pth", "other.pth"):
+    (tmp_path / "empty.pth").touch()
+    torch.save({**state_dict, "features.0.bias": torch.zeros(3)}, tmp_path / "bias.pth")
+    torch.save({**state_dict, "features.0.weight": "none"}, tmp_path / "words.pth")
+    torch.save({"state_dict": [1, 2]}, tmp_path / "list.pth")
+    for name in ("text.pth", "other.pth", "empty.pth", "bias.pth", "words.pth", "list.pth"):
         with pytest.raises(UserError, match=name):
             VGG19Features(["relu1_1"], "file", tmp_path / name)
 

@@ -81,18 +81,13 @@ class ProgressLines(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Images, validation loss, images per second, time left."""
-        start, images = self._start or (perf_counter(), pl_module.images_seen)
-        each = (perf_counter() - start) / max(1, pl_module.images_seen - images)
-        left = timedelta(seconds=round(each * max(0, pl_module.images - pl_module.images_seen)))
-        total = float(trainer.callback_metrics["val/total"])
-        log.info(
-            "%d of %d images, val/total %.3g, %.3g images/s, %s left",
-            pl_module.images_seen,
-            pl_module.images,
-            total,
-            1 / each,
-            left,
-        )
+        seen, images, total = pl_module.images_seen, pl_module.images, float(trainer.callback_metrics["val/total"])
+        speed = ""
+        if self._start is not None and seen > self._start[1]:  # not after a validation that a stopped run had left
+            each = (perf_counter() - self._start[0]) / (seen - self._start[1])
+            left = timedelta(seconds=round(each * max(0, images - seen)))
+            speed = f", {1 / each:.3g} images/s, {left} left"
+        log.info("%d of %d images, val/total %.3g%s", seen, images, total, speed)
 
 
 class Throughput(pl.Callback):

@@ -12,6 +12,8 @@ from impasto.hardware import bfloat16_is_fast, compiler, cores
 
 log = logging.getLogger("impasto")
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # the weights are float32 in all of them
 COMPILE_FROM = 50_000  # images on a GPU: below, a cold compilation costs more than it saves, by estimate
 
 
@@ -77,12 +79,19 @@ def share_cores() -> None:
 
 def check_accelerator(accelerator: str) -> None:
     """Raise `UserError` where a GPU is asked for and absent."""
+    if accelerator not in ACCELERATORS:
+        raise UserError(f"trainer.accelerator={accelerator} is none of {', '.join(ACCELERATORS)}")
     if accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise UserError("a GPU was asked for, but torch sees none on this machine: trainer=auto takes what there is")
 
 
 def count_devices(devices: Any, accelerator: str) -> int:
-    """Processes on this node that Lightning will make of `devices`: a number, a list of GPUs, `auto` or -1."""
+    """Processes on this node that Lightning will make of `devices`: a number, a list of GPUs, `auto` or -1.
+
+    Raises `UserError` for none.
+    """
+    if devices in ([], 0):
+        raise UserError(f"trainer.devices={devices} should be a number from 1 on, a list of GPUs, auto or -1")
     if isinstance(devices, list):
         return len(devices)
     if isinstance(devices, int) and devices > 0:
@@ -92,8 +101,13 @@ def count_devices(devices: Any, accelerator: str) -> int:
 
 
 def choose_precision(options: dict[str, Any]) -> Any:
-    """bf16 where the hardware multiplies it, which halves the time; elsewhere its emulation would be slower."""
+    """bf16 where the hardware multiplies it, which halves the time; elsewhere its emulation would be slower.
+
+    Raises `UserError` for a precision in which the weights are not float32.
+    """
     if options["precision"] != "auto":
+        if str(options["precision"]) not in PRECISIONS:
+            raise UserError(f"trainer.precision={options['precision']} is none of auto, {', '.join(PRECISIONS)}")
         return options["precision"]
     if trains_in_bfloat16(options):
         log.info("Precision: bf16-mixed")

@@ -8,6 +8,8 @@ from PIL import Image
 from rich.progress import track
 
 from impasto.assets import PHOTOS
+from impasto.data.pack import is_pack
+from impasto.errors import UserError
 from impasto.hardware import choose_device, takes_bfloat16
 from impasto.image import find_images, read_image, resize, save_image, to_image
 from impasto.losses.objective import Objective, build_objective, read_painting
@@ -54,6 +56,14 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
 
 
 def _photo(root: Path) -> Image.Image:
-    first = PHOTOS / "picos_de_europa.jpg" if root.resolve() == PHOTOS.resolve() else find_images(root)[0]
-    photo = read_image(first)
-    return resize(photo, SIZE / max(photo.size))
+    """The first of the user's that can be read; ours where training takes those, or has the user's packed."""
+    ours = root.resolve() == PHOTOS.resolve() or is_pack(root)
+    paths = [PHOTOS / "picos_de_europa.jpg"] if ours else find_images(root)
+    for path in paths:
+        try:
+            photo = read_image(path)
+        except UserError as error:
+            log.warning("skipped: %s", error)
+            continue
+        return resize(photo, SIZE / max(photo.size))
+    raise UserError(f"none of the {len(paths)} photos in {str(root)!r} can be read")

@@ -50,7 +50,8 @@ class Resumed:
 
     def check(self, architecture: Mapping[str, Any], style: Mapping[str, Any]) -> None:
         """Raise `UserError` where another network or painting is to go on."""
-        for key, now in (("architecture", architecture), ("style", style)):
+        whole = {**dict.fromkeys(self.content["architecture"]), **architecture}  # what is not named now may have been
+        for key, now in (("architecture", whole), ("style", style)):
             if changed := sorted(name for name in now if self.content[key].get(name) != now[name]):
                 before, after = self.content[key].get(changed[0]), now[changed[0]]
                 raise UserError(
@@ -59,8 +60,13 @@ class Resumed:
 
     def warn_of_changes(self, record: Mapping[str, Any]) -> None:
         """Name all that keeps the rest from being what an uninterrupted run would have given."""
-        before, now = (_flat({k: v for k, v in of.items() if k not in FREE}) for of in (self.content, record))
-        changes = [f"{key} {before[key]} → {now[key]}" for key in now if key in before and before[key] != now[key]]
+        groups = [key for key in record if key in self.content and key not in FREE]  # others are of other versions
+        before, now = (_flat({key: of[key] for key in groups}) for of in (self.content, record))
+        changes = [
+            f"{key} {before.get(key, 'none')} → {now.get(key, 'none')}"
+            for key in {**now, **before}
+            if before.get(key) != now.get(key)
+        ]
         if changes:
             log.warning("going on with changes, so not as an uninterrupted run would: %s", ", ".join(changes))
 

@@ -120,6 +120,7 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
         "loss": loss,
         "vgg": {key: config["vgg"][key] for key in ("source", "preprocessing", "pooling")},
         "schedule": config["schedule"],
+        "gradient_clip": config["trainer"]["gradient_clip"],
         "image_size": config["data"]["image_size"],
         "batch_size": config["data"]["batch_size"],
         "seed": config["seed"],
@@ -164,6 +165,8 @@ def _trainer(
             raise UserError(f"{group}.{key}={config[group][key]} should be at least 1")
     if not options["gradient_clip"] > 0:
         raise UserError(f"trainer.gradient_clip={options['gradient_clip']} should be above 0; inf for none")
+    if options["strategy"] not in ("auto", "ddp"):
+        raise UserError(f"trainer.strategy={options['strategy']} is neither auto nor ddp")
     share_cores()
     devices, nodes, environment = placement(options)
     world_size = count_devices(devices, options["accelerator"]) * nodes
@@ -229,7 +232,7 @@ def _fit(
         if module.validated_at != module.images_seen:
             trainer.validate(module, datamodule=data, verbose=False)
         saved.save(trainer)
-    except RuntimeError as error:
+    except (RuntimeError, UserError) as error:
         if saved.stops.wish and trainer.world_size > 1:  # the others have ended, as this process was asked to
             saved.stops.exit(saved.stops.wish)
         if problem := explained(error, config, data, module.images_seen):

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import torch
 
+from impasto.engines.eager import memory_errors
 from impasto.errors import UserError
 from impasto.files import write_text
 from impasto.hardware import peak_memory, processor
@@ -71,17 +72,28 @@ def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], kee
     logging.getLogger("torch").setLevel(logging.ERROR)  # compilers remark on the absence of a GPU
     if keep:
         keep_freed_memory()
-    run = build(**arguments)
+    run, mistake = _told(build, arguments)
     with suppress(EOFError, ConnectionError):  # the parent has closed the connection: the end
         while True:
             call = connection.recv()
             start = perf_counter()
-            try:
-                result = run(**call)
-            except UserError as error:
-                result = error
+            result = mistake
+            if mistake is None:
+                result, mistake = _told(run, call)
+                result = mistake or result
             peak = peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")) // 1_000_000
             connection.send((perf_counter() - start, peak, result))
+
+
+def _told(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[Any, UserError | None]:
+    """What a function returns, or the mistake that it raised."""
+    try:
+        with memory_errors():
+            return function(**arguments), None
+    except UserError as error:
+        return None, error
+    except MemoryError:
+        return None, UserError("it takes more memory than there is")
 
 
 def peak_memory_of_commands() -> int:

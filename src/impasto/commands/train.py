@@ -210,9 +210,9 @@ def _run_dir(style: str, resume: str) -> str:
     from impasto.resume import checkpoints
 
     if resume.lower() == "true":
-        runs = sorted(path for path in Path("runs", style).glob("*") if checkpoints(path))
-        if runs:
-            return str(runs[-1])
+        newest = {path: saved[0] for path in sorted(Path("runs", style).glob("*")) if (saved := checkpoints(path))}
+        if newest:
+            return str(max(newest, key=lambda path: newest[path].stat().st_mtime))  # names can be the user's
     elif resume.lower() != "false":
         place = Path(resume)
         run = place.parent.parent if place.is_file() else place

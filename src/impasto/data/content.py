@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from impasto.data.pack import MANIFEST, PackedPhotos, pack_folder
+from impasto.data.pack import PackedPhotos, is_pack, pack_folder
 from impasto.data.pack import pack as pack_photos
 from impasto.data.photos import (
     KEPT,
@@ -21,6 +21,7 @@ from impasto.data.photos import (
     PositionBatches,
     TrainingPhotos,
     ValidationPhotos,
+    chosen,
     photo_at,
     source_size,
     split,
@@ -98,7 +99,7 @@ class ContentDataModule(pl.LightningDataModule):
         self.root, self.workers, self.timeout = Path(root), workers, timeout
         self.short_side = source_size(image_size, min_scale)
         self.packed: PackedPhotos | None
-        if (Path(root) / MANIFEST).is_file():
+        if is_pack(Path(root)):
             self.packed, how = _ready_pack(Path(root), self.short_side, validation_root), f"packed in {root}"
         else:
             photos = find_images(root)
@@ -115,7 +116,7 @@ class ContentDataModule(pl.LightningDataModule):
             photos = [path for path in photos if path not in left_out]
         if validation_root is not None:
             found = find_images(validation_root)
-            self.training, self.validation = photos, split(found, validation, seed)[1] or found
+            self.training, self.validation = photos, chosen(found, validation, seed)
         else:
             self.training, self.validation = split(photos, validation, seed)
             if not self.validation:

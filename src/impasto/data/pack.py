@@ -27,7 +27,7 @@ from impasto.files import write_text
 
 log = logging.getLogger("impasto")
 
-FORMAT = 2
+FORMAT = 3
 IMAGES, PHOTOS, MANIFEST = "images.bin", "photos.jsonl", "manifest.json"
 
 
@@ -78,6 +78,11 @@ class PackedPhotos(Dataset[Tensor]):
     def __getstate__(self) -> dict[str, Any]:
         """A spawned worker maps the file itself: pickled, the mapping would be all of its content."""
         return {name: value for name, value in self.__dict__.items() if name != "_mapped"}
+
+
+def is_pack(folder: Path) -> bool:
+    """Whether a folder is a pack, whole or not; other programs have files of the manifest's name, too."""
+    return (folder / MANIFEST).is_file() and ((folder / IMAGES).exists() or (folder / PHOTOS).exists())
 
 
 def pack_folder(packs: str | os.PathLike[str], name: str, photos: Sequence[Path], root: Path, short_side: int) -> Path:

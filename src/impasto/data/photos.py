@@ -19,6 +19,7 @@ from impasto.image import read_image
 log = logging.getLogger("impasto")
 
 
+BAD = 8  # photos in a row, with which the whole folder is taken to be gone
 KEPT = 32  # decoded photos in memory, of each reading process
 
 
@@ -50,13 +51,18 @@ def _decoded(path: Path, short_side: int) -> Tensor:
 
 
 def read_or_next(photos: Photos, index: int) -> Tensor:
-    """Photo `index`, or where it has gone bad the next one that can be read."""
-    for step in range(len(photos)):
+    """Photo `index`, or where it has gone bad the next one that can be read.
+
+    Raises `UserError` where many in a row cannot be: their folder has gone, and the few in memory would be all that
+    training sees.
+    """
+    for step in range(min(BAD, len(photos))):
         try:
             return photos[(index + step) % len(photos)]
         except UserError as error:
             log.warning("skipped: %s", error)
-    raise UserError(f"none of the {len(photos)} photos can be read any more")
+            last = error
+    raise UserError(f"{step + 1} photos in a row cannot be read any more ({last}): then resume=true goes on")
 
 
 def source_size(image_size: int, min_scale: float) -> int:
@@ -66,9 +72,15 @@ def source_size(image_size: int, min_scale: float) -> int:
 
 def split(photos: Sequence[Path], validation: int, seed: int) -> tuple[list[Path], list[Path]]:
     """Training and validation photos: `validation` of them held out, at most a third, the same for the same seed."""
+    held_out = chosen(photos, min(validation, len(photos) // 3), seed)
+    apart = set(held_out)
+    return [photo for photo in photos if photo not in apart], held_out
+
+
+def chosen(photos: Sequence[Path], count: int, seed: int) -> list[Path]:
+    """`count` of the photos, or all if they are fewer, in their order; the same for the same seed."""
     order = np.random.default_rng(seed).permutation(len(photos))
-    held_out = min(validation, len(photos) // 3)
-    return [photos[i] for i in sorted(order[held_out:])], [photos[i] for i in sorted(order[:held_out])]
+    return [photos[i] for i in sorted(order[:count])]
 
 
 class TrainingPhotos(Dataset[Tensor]):

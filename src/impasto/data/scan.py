@@ -27,6 +27,7 @@ log = logging.getLogger("impasto")
 FORMAT = 1
 RECORD = ".scan.jsonl"  # in a folder that was looked through as it was made
 KINDS = ("corrupt", "tiny", "grey", "duplicate")
+GLANCE = 32  # px of short side at which a photo is looked at
 GREY = 8  # levels of 255, by which compression lets the channels of a grey photo differ
 
 Source: TypeAlias = Path | Callable[[], bytes]  # a file, or what reads one
@@ -62,13 +63,15 @@ def look(name: str, source: Source, short_side: int) -> tuple[Photo, np.ndarray 
     opened = source if isinstance(source, Path) else io.BytesIO(source())
     try:
         pixels = np.array(read_image(opened, short_side))
+        # grey or not does not depend on the size that is asked for
+        small = pixels if short_side == GLANCE else np.array(read_image(opened, GLANCE))
         with opened.open("rb") if isinstance(opened, Path) else opened as file:
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             width, height = Image.open(file).size
     except (UserError, OSError) as error:
         return Photo(name, problem=str(error).replace("the stream", repr(name))), None
-    return Photo(name, width, height, _is_grey(pixels), sha256), pixels
+    return Photo(name, width, height, _is_grey(small), sha256), pixels
 
 
 def _is_grey(pixels: np.ndarray) -> bool:
@@ -103,7 +106,7 @@ def scan(paths: Sequence[Path], root: Path, records: Path) -> list[Photo]:
 
 def _look_through(paths: Sequence[Path], root: Path) -> list[Photo]:
     def one(path: Path) -> Photo:
-        return look(path.relative_to(root).as_posix(), path, short_side=32)[0]
+        return look(path.relative_to(root).as_posix(), path, GLANCE)[0]
 
     return list(in_order(one, paths, "Looking through the photos"))
 

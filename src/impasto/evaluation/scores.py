@@ -101,11 +101,15 @@ def score(
 
 
 def speed(file: Path, sizes: Sequence[int], repeats: int = 5) -> list[dict[str, Any]]:
-    """Milliseconds and peak memory of one pass per size, each in a process of its own."""
+    """Milliseconds and peak memory of one pass per size, each in a process of its own; what fails is left out."""
     lines = []
     for size in sizes:
         with Contestant(f"{size}", stylize_pass, kind="file", size=size, file=str(file)) as contestant:
-            alternate([contestant], repeats)
+            try:
+                alternate([contestant], repeats)
+            except UserError as error:  # scores that took minutes are not lost for it
+                log.warning("skipped: the time of one pass at %d px: %s", size, error)
+                continue
         lines.append({"size": size, "ms": round(median(contestant.seconds) * 1000, 1), "peak MB": contestant.peak_mb})
     return lines
 
@@ -206,14 +210,18 @@ class _Contest:
                 photo = photo.to(device)
                 stylized = self.network(photo)
                 terms = terms_of(self.objective, stylized, photo, self.bfloat16)
-                if not isfinite(terms["total"]):
-                    raise UserError(f"what the network paints of {name} at {size} px is not finite")
                 found = Worth(terms["total"])
-                for found in worth(self.objective, photo, terms["total"], start, limit, self.bfloat16, compare):
-                    tell(description=f"{where}: {len(found.trace) - 1} iterations")
+                if isfinite(terms["total"]):
+                    for found in worth(self.objective, photo, terms["total"], start, limit, self.bfloat16, compare):
+                        tell(description=f"{where}: {len(found.trace) - 1} iterations")
         except MemoryError:
             self._skip(where, "it takes more memory than there is")
             return None
+        except UserError as error:  # a panorama is too low for VGG19
+            self._skip(where, str(error))
+            return None
+        if not isfinite(terms["total"]):
+            raise UserError(f"what the network paints of {name} at {size} px is not finite")
         if found.iterations is None and len(found.trace) <= limit:
             self._skip(where, "the optimiser came to nothing finite")
             return None

@@ -32,11 +32,9 @@ def guard(
     ]
 
 
-def explained(
-    error: RuntimeError, config: dict[str, Any], data: ContentDataModule, images_seen: int
-) -> UserError | None:
+def explained(error: Exception, config: dict[str, Any], data: ContentDataModule, images_seen: int) -> UserError | None:
     """What has stopped the run, with the mend: memory that has run out, or the loader. None for any other error."""
-    if is_memory_error(error):
+    if isinstance(error, RuntimeError) and is_memory_error(error):
         clear_frames(error.__traceback__)  # whose tensors fill the memory
         return memory_error(config)
     return loader_error(error, data, images_seen)

@@ -21,6 +21,7 @@ from impasto.tiling.room import free_memory
 log = logging.getLogger("impasto")
 
 LARGEST = 64  # images: beyond, a style learns less from as many images, and no device is faster
+SIZES = (64, 92, 128, 180, 256, 360, 512, 724, 1024, 1448, 2048)  # px, beyond what the network's margins take
 SHARE = 0.75  # of the free memory: the run also has its loader, and other programs come and go
 FEW_STEPS = 500  # fewer make a poor network, whatever the batch
 
@@ -93,7 +94,8 @@ def largest_fit(config: dict[str, Any], largest: int, sharers: int = 1) -> Fit |
     The room is one part in `sharers` of the free memory. None where nothing fits.
     In a process of its own, whose end gives everything back and harms nothing.
     """
-    steps, options = candidates(config["data"]["image_size"], largest), config["trainer"]
+    steps = candidates(config["data"]["image_size"], largest, SIZES[0] + 2 * config["model"].get("margin", 0))
+    options = config["trainer"]
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         try:
             device, bfloat16 = device_type(options), trains_in_bfloat16(options)
@@ -102,9 +104,9 @@ def largest_fit(config: dict[str, Any], largest: int, sharers: int = 1) -> Fit |
             return None
 
 
-def candidates(image_size: int, largest: int) -> list[tuple[int, int]]:
+def candidates(image_size: int, largest: int, smallest: int = SIZES[0]) -> list[tuple[int, int]]:
     """(batch size, image size), each up to about twice the pixels of the one before."""
-    sizes = [size for size in (64, 92, 128, 180, 256, 360, 512, 724, 1024, 1448, 2048) if size < image_size]
+    sizes = [size for size in SIZES if smallest <= size < image_size]
     batches = [2**power for power in range(largest.bit_length()) if 2**power <= largest]
     return [*((1, size) for size in sizes), *((batch, image_size) for batch in batches)]
 

@@ -100,8 +100,11 @@ class LoaderWatch(pl.Callback):
                 log.warning("no photos for %.0f s: %s", STALLED, self.data.reading(pl_module.images_seen))
 
 
-def loader_error(error: RuntimeError, data: ContentDataModule, images_seen: int) -> UserError | None:
+def loader_error(error: Exception, data: ContentDataModule, images_seen: int) -> UserError | None:
     """What to say of an error of torch's loader; None for any other."""
+    if isinstance(error, UserError):  # torch puts a worker's traceback around what it says
+        _, _, said = str(error).rpartition("UserError: ")
+        return UserError(said.strip()) if "in DataLoader worker" in str(error) else None
     if "DataLoader timed out" in str(error):
         reading = data.reading(images_seen)
         return UserError(f"no photos for data.timeout={data.timeout:g} s: {reading}; then resume=true goes on")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from impasto.errors import UserError
+from impasto.errors import UserError, one_line
 
 CHANNELS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # (channels, convolutions) of each block
 LAYERS = tuple(f"relu{block}_{conv}" for block, (_, convs) in enumerate(CHANNELS, 1) for conv in range(1, convs + 1))
@@ -162,7 +162,7 @@ def _download(url: str = TORCHVISION_URL, sha256: str = TORCHVISION_SHA256) -> P
         raise UserError(f"cannot download {url} to {folder}: {error}; vgg=oxford needs no download") from None
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> dict[str, Any]:
     """A state dict from safetensors or a pickle that holds only tensors."""
     try:
         if path.suffix == ".safetensors":
@@ -175,18 +175,22 @@ def _read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"there is no VGG19 file {str(path)!r}") from None
     except Exception as error:  # unpickling, zip and safetensors errors have no common base
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot read VGG19 weights from {str(path)!r}: {reason}") from None
-    return state.get("state_dict", state) if isinstance(state, dict) else {}
+        raise UserError(f"cannot read VGG19 weights from {str(path)!r}: {one_line(error)}") from None
+    inner = state.get("state_dict", state) if isinstance(state, dict) else {}
+    return inner if isinstance(inner, dict) else {}
 
 
-def _from_state_dict(state: dict[str, Tensor], path: object) -> Weights:
+def _from_state_dict(state: dict[str, Any], path: object) -> Weights:
     """Weights under torchvision's names: `features.0.weight` … `features.34.bias`."""
     weights, index, in_channels = {}, 0, 3
     for block, (out_channels, convolutions) in enumerate(CHANNELS, 1):
         for convolution in range(1, convolutions + 1):
             kernel, bias = state.get(f"features.{index}.weight"), state.get(f"features.{index}.bias")
-            if kernel is None or bias is None or kernel.shape != (out_channels, in_channels, 3, 3):
+            if not (
+                isinstance(kernel, Tensor)
+                and isinstance(bias, Tensor)
+                and (kernel.shape, bias.shape) == ((out_channels, in_channels, 3, 3), (out_channels,))
+            ):
                 raise UserError(f"{str(path)!r} does not hold VGG19: features.{index} is missing or has another shape")
             weights[f"relu{block}_{convolution}"] = (kernel.float(), bias.float())
             index, in_channels = index + 2, out_channels

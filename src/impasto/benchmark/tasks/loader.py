@@ -18,6 +18,8 @@ from impasto.data.content import ContentDataModule
 from impasto.data.photos import PositionBatches, TrainingPhotos
 from impasto.image import read_image, save_image
 
+WARM_UP = 10  # batches, not counted
+
 
 def run(options: Options) -> dict[str, Any]:
     """The photos that ship, a folder and its pack, at each size."""
@@ -30,7 +32,7 @@ def run(options: Options) -> dict[str, Any]:
                 alternate([learning], options.repeats)
             consumed = options.batch_size / median(learning.seconds)
             sources = {
-                "photos that ship": lambda size=size: photos(size, options.batch_size, 4000, workers=1),
+                "photos that ship": lambda size=size: photos(size, options.batch_size, _images(options), workers=1),
                 "a folder's JPEGs": lambda size=size: _folder(many, size, options, pack=False),
                 "its pack": lambda size=size: _folder(many, size, options, pack=True),
             }
@@ -77,13 +79,17 @@ def _folder(root: Path, size: int, options: Options, *, pack: bool) -> Any:
         patches=AUGMENTATION["patches"],
     )
     dataset = TrainingPhotos(data.photos(), size, 0, **data.augmentation)
-    batches = PositionBatches(0, 4000, options.batch_size)
+    batches = PositionBatches(0, _images(options), options.batch_size)
     return iter(DataLoader(dataset, batch_sampler=batches, num_workers=1))
+
+
+def _images(options: Options) -> int:
+    return max(4000, 2 * WARM_UP * options.batch_size)
 
 
 def _images_per_second(batches: Callable[[], Any], seconds: float = 4.0) -> float:
     stream = batches()
-    for _ in range(10):
+    for _ in range(WARM_UP):
         next(stream)
     start, images = perf_counter(), 0
     while perf_counter() - start < seconds and (batch := next(stream, None)) is not None:
