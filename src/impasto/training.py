@@ -6,6 +6,7 @@ import sys
 import warnings
 from contextlib import ExitStack
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
     else:
         init = initialise(str(config["init"]), net, origin["sha256"])
     objective = build_objective(painting, loss, config["vgg"], config["strength"])
+    clip = config["trainer"]["gradient_clip"]
+    if not clip > 0:
+        raise UserError(f"trainer.gradient_clip={clip} should be above 0; inf for none")
     record = {
         "style": origin,
         "init": init,
@@ -120,13 +124,12 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
         "loss": loss,
         "vgg": {key: config["vgg"][key] for key in ("source", "preprocessing", "pooling")},
         "schedule": config["schedule"],
-        "gradient_clip": config["trainer"]["gradient_clip"],
+        "gradient_clip": clip if isfinite(clip) else None,  # JSON knows no infinity
         "image_size": config["data"]["image_size"],
         "batch_size": config["data"]["batch_size"],
         "seed": config["seed"],
         "versions": {name: version(name) for name in ("impasto", "torch", "pytorch-lightning")},
     }
-    clip = config["trainer"]["gradient_clip"]
     return StyleTransferModule(net, objective, schedule, record, clip), painting
 
 
@@ -163,8 +166,6 @@ def _trainer(
     for group, key in (("trainer", "log_every"), ("validation", "every")):
         if config[group][key] < 1:
             raise UserError(f"{group}.{key}={config[group][key]} should be at least 1")
-    if not options["gradient_clip"] > 0:
-        raise UserError(f"trainer.gradient_clip={options['gradient_clip']} should be above 0; inf for none")
     if options["strategy"] not in ("auto", "ddp"):
         raise UserError(f"trainer.strategy={options['strategy']} is neither auto nor ddp")
     share_cores()

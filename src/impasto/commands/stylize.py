@@ -39,7 +39,7 @@ Stylize an image, every image under a folder, or a video, in one forward pass ea
                     below 1; 0 is each frame on its own, which flickers
   quality=95        of JPEG, WebP, AVIF and videos; format=png|jpg|… where output has no suffix
   keep_metadata=true|false   camera, date, place and copyright; orientation and colour profile are applied
-  max_megapixels=178   larger images are refused: allow more if you trust them
+  max_megapixels=178   larger images, and results, are refused: allow more if you trust them
   tile=PIXELS       larger images are stylized in tiles, without seams; default: as free memory demands; 0: never;
                     exact=false takes a thumbnail's statistics: twice as fast, not quite the same picture
   json=true         a line of JSON per image, for machines
