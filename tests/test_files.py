@@ -1,5 +1,4 @@
 import errno
-import fcntl
 import os
 import stat
 from contextlib import nullcontext
@@ -58,6 +57,7 @@ def test_a_folder_that_cannot_be_synced_costs_nothing_a_broken_disk_is_told(tmp_
 
 def test_a_file_is_synced_by_a_handle_that_can_write(tmp_path, monkeypatch):
     """Windows takes no other."""
+    fcntl = pytest.importorskip("fcntl", reason="which Windows lacks")
     modes = []
     monkeypatch.setattr(os, "fsync", lambda handle: modes.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE))
     with whole_file(tmp_path / "a.txt") as temporary:

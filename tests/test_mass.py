@@ -230,6 +230,17 @@ def test_no_result_is_written_over_another_rows_photo(tmp_path):
     assert survey(Source(str(tmp_path / "in" / "list.csv"), str(tmp_path / "in")))[0] == 2
 
 
+def test_rows_that_lead_nowhere_do_not_end_the_survey(tmp_path):
+    (tmp_path / "list.txt").write_text("foo://x/a.jpg\nsub\0/b.jpg\nfile:///c.jpg\nd.jpg\n")
+    assert survey(Source(str(tmp_path / "list.txt"), str(tmp_path / "out")))[0] == 4
+    rows = "input,output\nsub\0/b.jpg,b.jpg\n"
+    (tmp_path / "list.csv").write_text(rows)
+    assert survey(Source(str(tmp_path / "list.csv"), str(tmp_path / "out")))[0] == 1
+    (tmp_path / "list.csv").write_text(f"input,output\nfile://{tmp_path}/out/a.jpg,b.jpg\nc.jpg,a.jpg\n")
+    with pytest.raises(UserError, match="'a.jpg' there is one of the inputs"):
+        survey(Source(str(tmp_path / "list.csv"), str(tmp_path / "out")))
+
+
 def test_the_output_can_be_above_the_input(tmp_path):
     (tmp_path / "in" / "sub" / "sub").mkdir(parents=True)
     for name in ("sub/a.jpg", "sub/sub/b.jpg"):

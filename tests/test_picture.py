@@ -56,6 +56,16 @@ def test_linear_light_that_calls_itself_srgb_is_converted():
     assert from_pil(image).pixels[0, 0] == pytest.approx(expected * 255, abs=1.5)
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "CMYK"])
+def test_a_profile_of_colours_fits_grey_too_and_what_fits_nothing_is_passed_over(mode):
+    image = Image.new("L", (2, 2), 64).convert(mode)
+    levels = np.asarray(image.convert("RGB"))
+    expected = 1.055 * (levels / 255) ** (1 / 2.4) - 0.055
+    converted = from_pil(with_profile(image, linear(SRGB))).pixels
+    np.testing.assert_allclose(converted, expected * 255, atol=1.5)
+    assert np.array_equal(from_pil(with_profile(image, b"no profile")).pixels, levels)
+
+
 @pytest.mark.parametrize("kind", ["L", "LA", "La", "transparent", "I;16"])
 def test_grey_is_converted_by_its_profile(tmp_path, grey_profile, kind):
     grey = Image.new("L", (2, 2), 64)

@@ -102,14 +102,14 @@ def test_what_cannot_be_gone_on_with_is_one_line(run_dir, tmp_path):
 
 def test_changes_are_named_and_others_refused(tmp_path, caplog):
     before = {"seed": 0, "loss": {"weights": {"tv": 1, "style": 2}}, "images_seen": 8, "init": {"weights": "random"}}
-    content = {**before, "architecture": {"width": 4}, "style": {"stroke": 320}}
+    content = {**before, "architecture": {"name": "TransformerNet", "width": 4}, "style": {"stroke": 320}}
     resumed = Resumed(tmp_path / "a.ckpt", content, 8)
     with caplog.at_level(logging.WARNING):
         resumed.warn_of_changes({**before, "init": {}, "precision": "new in this version"})
         assert not caplog.messages
         resumed.warn_of_changes({**before, "seed": 1, "loss": {"weights": {"tv": 1, "style": 3}}})
     assert "so not as an uninterrupted run would: seed 0 → 1, loss.weights.style 2 → 3" in caplog.text
-    resumed.check({"width": 4}, {"stroke": 320})
+    resumed.check({"name": "TransformerNet", "width": 4}, {"stroke": 320})
     for architecture, style, message in (
         ({"width": 8}, {}, "width=4, not 8"),
         ({"width": 4}, {"stroke": 1}, "stroke=320, not 1"),
@@ -117,7 +117,7 @@ def test_changes_are_named_and_others_refused(tmp_path, caplog):
         ({"width": 4, "margin": 8}, {"stroke": 320}, "margin=None, not 8"),
     ):
         with pytest.raises(UserError, match=message):
-            resumed.check(architecture, style)
+            resumed.check({"name": "TransformerNet", **architecture}, style)
     with caplog.at_level(logging.WARNING):
         resumed.warn_of_changes({**before, "loss": {"weights": {"tv": 1, "content": 3}}})
     assert "loss.weights.content none → 3, loss.weights.style 2 → none" in caplog.text

@@ -1,6 +1,7 @@
 """`Picture`: upright pixels in sRGB at 8 or 16 bits, transparency, and the EXIF that may be carried on."""
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -78,7 +79,7 @@ def from_pil(image: Image.Image) -> Picture:
     """A Pillow image of any mode; orientation and colour profile are applied."""
     image = ImageOps.exif_transpose(image)
     exif, profile = kept_exif(image), image.info.get("icc_profile")
-    alpha = None
+    alpha, full = None, image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # before transparency: Pillow would clip at 255
         levels, clear = _deep_grey(image), image.info.get("transparency")
         if isinstance(clear, int) and (levels == clear).any():
@@ -93,12 +94,14 @@ def from_pil(image: Image.Image) -> Picture:
     elif image.mode not in ("RGB", "L", "CMYK", "LAB"):
         image = image.convert("RGB")
     if profile and not is_srgb(profile):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            transformed = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            image = transformed or image
-        except (ImageCms.PyCMSError, OSError):  # a profile that does not fit the image: read it as sRGB
-            pass
+        for fitting in (image, full.convert("RGB")):  # grey may have a profile of colours
+            with suppress(ImageCms.PyCMSError, OSError):  # one that does not fit at all: read as sRGB
+                source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+                transformed = ImageCms.profileToProfile(
+                    fitting, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+                )
+                image = transformed or image
+                break
     return Picture(np.asarray(image.convert("RGB")), alpha, exif)
 
 

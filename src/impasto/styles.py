@@ -30,7 +30,7 @@ def find_checkpoint(ckpt: str) -> Path:
     if shipped.is_file():
         return shipped
     if trained := sorted(Path("runs", ckpt).glob(f"*/{glob.escape(ckpt)}.safetensors")):
-        return max(trained, key=lambda path: path.stat().st_mtime)  # of runs, whose names can be the user's
+        return max(trained, key=lambda path: (path.stat().st_mtime, path))  # of runs, whose names can be the user's
     if Path(ckpt).suffix or os.sep in ckpt:
         raise UserError(f"there is no checkpoint {ckpt!r}")
     known = sorted({file.stem for file in (*STYLES.glob("*.safetensors"), *Path("runs").glob("*/*/*.safetensors"))})

@@ -109,7 +109,7 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
     origin = {"name": style["name"], "stroke": config["stroke"], **provenance(style["image"])}
     net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
     if resumed:  # its weights come with the rest; what it had started from may be gone
-        resumed.check(net.arguments, origin)
+        resumed.check({"name": type(net).__name__, **net.arguments}, origin)
         init = resumed.content.get("init", {})
     else:
         init = initialise(str(config["init"]), net, origin["sha256"])
@@ -183,6 +183,7 @@ def _trainer(
         TrainingProgress() if sys.stdout.isatty() else ProgressLines(),
         saved,  # last, so that it holds what the others did
     ]
+    precision = choose_precision(options)
     ddp = options["strategy"] == "ddp" or world_size > 1
     try:
         return pl.Trainer(
@@ -191,7 +192,7 @@ def _trainer(
             num_nodes=nodes,
             strategy=DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False) if ddp else options["strategy"],
             plugins=[saved.files, *([environment] if environment else [])],
-            precision=choose_precision(options),
+            precision=precision,
             max_epochs=-1,
             max_steps=step + max(0, -(-(images - seen) // batch)),
             val_check_interval=max(1, config["validation"]["every"] // batch),  # steps of the run, not of its rest

@@ -212,7 +212,7 @@ def _run_dir(style: str, resume: str) -> str:
     if resume.lower() == "true":
         newest = {path: saved[0] for path in sorted(Path("runs", style).glob("*")) if (saved := checkpoints(path))}
         if newest:
-            return str(max(newest, key=lambda path: newest[path].stat().st_mtime))  # names can be the user's
+            return str(max(newest, key=lambda path: (newest[path].stat().st_mtime, path)))  # names can be the user's
     elif resume.lower() != "false":
         place = Path(resume)
         run = place.parent.parent if place.is_file() else place

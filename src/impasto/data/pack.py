@@ -27,7 +27,7 @@ from impasto.files import write_text
 
 log = logging.getLogger("impasto")
 
-FORMAT = 3
+FORMAT = 2
 IMAGES, PHOTOS, MANIFEST = "images.bin", "photos.jsonl", "manifest.json"
 
 

@@ -24,6 +24,7 @@ from impasto.evaluation.worth import Worth, terms_of, worth
 from impasto.hardware import takes_bfloat16
 from impasto.image import read_image, resize, to_image
 from impasto.losses.objective import Objective
+from impasto.memory import give_freed_memory_back
 from impasto.models.transformer_net import TransformerNet
 from impasto.optimization import memory_shortage
 from impasto.sheet import contact_sheet
@@ -202,6 +203,7 @@ class _Contest:
         height, width = photo.shape[2:]
         where = f"{name} at {size} px from {start}"
         limit, device = self.plan.limit, self.plan.device
+        give_freed_memory_back()  # the process keeps what the trial before had
         if shortage := memory_shortage(height, width, limit + 1, "lbfgs", self.bfloat16, device):
             self._skip(where, shortage)
             return None

@@ -121,15 +121,16 @@ def hash64(*texts: str) -> int:
 
 
 def survey(source: Source) -> tuple[int, int]:
-    """How many entries there are, and the sum of their identities modulo 2^64; takes 8 bytes of memory for each.
+    """How many entries there are, and the sum of their identities modulo 2^64.
 
+    Takes 8 bytes of memory for each, and as much again while they are sorted, or where the photos are in the output.
     Raises `UserError` where there are none, or two results of one name, which would meet, or where a result would be
     written over another's photo.
     """
-    inside = array("Q")  # identities of the results that would be where photos are
+    inside, below = array("Q"), storage.below(source.output)  # identities of the results that would be where photos are
 
     def identity(entry: Entry) -> int:
-        if (name := storage.below(source.output, entry.source)) is not None:
+        if not entry.mistake and (name := below(entry.source)) is not None:
             inside.append(hash64(name))
         return entry.identity
 

@@ -91,13 +91,21 @@ def same(one: str, other: str) -> bool:
     return first == second and path == other_path
 
 
-def below(folder: str, place: str) -> str | None:
-    """A file's path relative to a folder, by whatever links its own folder is reached; None where it is elsewhere."""
-    if is_local(folder) and is_local(place):
-        parent, name = os.path.split(locate(place)[1])
-        folder, place = _real(locate(folder)[1]), f"{_real(parent)}/{name}"
-    prefix = f"{folder.rstrip('/')}/"
-    return place.removeprefix(prefix) if place.startswith(prefix) else None
+def below(folder: str) -> Callable[[str], str | None]:
+    """What gives a file's path relative to a folder, by whatever links it is reached; None where it is elsewhere."""
+    local = is_local(folder)
+    prefix = f"{_real(locate(folder)[1]) if local else folder.rstrip('/')}/"
+
+    def relative(place: str) -> str | None:
+        if local:
+            scheme, is_url, path = place.rpartition("://")
+            if is_url and scheme not in ("file", "local"):
+                return None
+            parent, name = os.path.split(path)
+            place = f"{_real(parent)}/{name}"
+        return place.removeprefix(prefix) if place.startswith(prefix) else None
+
+    return relative
 
 
 def walk(folder: str) -> Iterator[str]:
@@ -122,7 +130,10 @@ def names(folder: str) -> list[str]:
 
 @lru_cache(maxsize=4096)  # files that follow one another share theirs
 def _real(folder: str) -> str:
-    return os.path.realpath(folder)
+    try:
+        return os.path.realpath(folder)
+    except ValueError:  # a NUL in a manifest: no folder has one
+        return folder
 
 
 def _patiently(attempt: Callable[[], Result], place: str) -> Result:
