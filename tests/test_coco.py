@@ -312,6 +312,20 @@ def test_too_little_space_for_all_of_it_is_said_before_the_start(root, monkeypat
         fetch(needed - 1000)
 
 
+@pytest.mark.parametrize(
+    ("short_side", "other", "same"), [(None, "packing", "unpacking"), (40, "unpacking", "packing")]
+)
+def test_what_was_begun_the_other_way_makes_room(root, monkeypatch, short_side, other, same):
+    usage = shutil.disk_usage("/")
+    for name in (other, same):
+        (root / f".train2017.{name}").mkdir(parents=True)
+        (root / f".train2017.{name}" / "content").write_bytes(bytes(10**6))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**6))
+    with pytest.raises(UserError, match="has 1.0 MB free, and fetching train2017 takes"):
+        coco.fetch(root, ["train2017"], ["http://127.0.0.1:1"], short_side=short_side)
+    assert [path.name for path in root.glob(".train2017.*")] == [f".train2017.{same}"]
+
+
 def test_one_process_at_a_time(fetch, root):
     with coco._alone(root), pytest.raises(UserError, match="another process is fetching"):
         fetch()

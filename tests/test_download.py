@@ -1,6 +1,7 @@
 import hashlib
 import json
 from http.server import SimpleHTTPRequestHandler
+from unittest.mock import Mock
 
 import pytest
 import requests
@@ -283,6 +284,10 @@ def test_a_redirect_from_https_to_http_is_refused(server, folder, monkeypatch):
         response._content = b""
         return response
 
+    socks = requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+    monkeypatch.setattr(HTTPAdapter, "send", Mock(side_effect=socks))
+    with pytest.raises(UserError, match="a SOCKS proxy takes pip install pysocks"):
+        fetch(folder, "https://example.org/a.zip", insecure=False)
     monkeypatch.setattr(HTTPAdapter, "send", send)
     with pytest.raises(UserError, match="leads to an address that is not https"):
         fetch(folder, "https://example.org/a.zip", insecure=False)

@@ -36,6 +36,21 @@ def graph(tmp_path_factory):
     return net, path
 
 
+@pytest.mark.parametrize("margin", [0, 8])
+def test_compiled_code_sees_what_it_takes_in_its_own_order_of_memory(margin):
+    """It takes the bytes one after another, whatever the array's order is: photos come with their channels last."""
+    engine = object.__new__(CompiledEngine)
+    engine.device, engine.margin = "cpu", margin
+
+    def model(content):
+        assert content.is_contiguous()
+        return content
+
+    engine.model = model
+    content = np.random.default_rng(0).random((1, 32, 48, 3), dtype=np.float32).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(engine(content), content)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3), (16, 16), (61, 70), (133, 250)])
 @pytest.mark.parametrize("kind", ["package", "graph"])
 def test_all_engines_give_the_networks_picture(kind, size, request):

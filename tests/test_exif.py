@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from impasto.deep import deep_bytes
-from impasto.exif import kept_exif, with_exif
+from impasto.exif import _Text, kept_exif, with_exif
 from impasto.picture import Picture
 
 from .conftest import noise_image
@@ -28,6 +28,20 @@ def tiff_with(exif):
     """A TIFF with what is kept of a photo's EXIF."""
     content = deep_bytes(Picture(np.zeros((9, 9, 3), np.uint16)), ".tif")
     return Image.open(io.BytesIO(with_exif(content, ".tif", kept_exif(photo_with(exif)))))
+
+
+def test_text_of_any_letters_stays_and_pointers_into_the_old_file_go():
+    exif = Image.Exif()
+    said = {0x013B: "Jörg ©", 0xA430: "Jörg Müller", 0xA434: "Rückkamera"}
+    texts = {tag: _Text(text.encode().decode("latin-1")) for tag, text in said.items()}  # in UTF-8, as cameras do
+    exif[0x013B] = texts.pop(0x013B)
+    exif.get_ifd(0x8769).update({**texts, 0xA005: 144})
+    content = io.BytesIO()
+    noise_image(9, 9).save(content, "PNG", exif=kept_exif(photo_with(exif.tobytes())))
+    for image in (Image.open(content), tiff_with(exif.tobytes())):
+        found = {**image.getexif(), **image.getexif().get_ifd(0x8769)}
+        assert {tag: found[tag].encode("latin-1").decode() for tag in said} == said
+        assert 0xA005 not in found
 
 
 def test_damaged_exif_is_carried_on_or_left_out():

@@ -2,6 +2,7 @@ import errno
 import os
 import stat
 from contextlib import nullcontext
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +18,14 @@ def test_a_whole_file_appears_with_ordinary_permissions(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE((tmp_path / "deep" / "a.txt").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_file_system_without_permissions_takes_files(tmp_path, monkeypatch):
+    """As some of Windows' disks under Linux."""
+    monkeypatch.setattr("pathlib.Path.chmod", Mock(side_effect=PermissionError(1, "Operation not permitted")))
+    with whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
 
 
 def test_an_error_leaves_what_was_there(tmp_path):

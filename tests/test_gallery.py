@@ -7,7 +7,7 @@ from impasto.checkpoint import load_network, save_network
 from impasto.commands import evaluate, train_gallery
 from impasto.commands.gallery import gallery
 from impasto.commands.stylize import stylize
-from impasto.commands.train_gallery import GalleryOptions, planned
+from impasto.commands.train_gallery import GalleryOptions, Run, _done, planned
 from impasto.errors import UserError
 from impasto.image import read_image
 from impasto.stylizer import Stylizer
@@ -124,6 +124,19 @@ def test_a_sheet_of_no_photos_is_told_before_training(tmp_path):
     with pytest.raises(UserError, match="sheet=/nowhere: there is no such photo or folder"):
         train_gallery.train_gallery(ROOT, ["sheet=/nowhere", f"output={tmp_path}/out"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_other_words_is_not_taken_for_these(tmp_path, small_net):
+    run = Run("night", "1", "320", tmp_path / "night")
+    assert not _done(run)
+    save_network(run.network, small_net, {"strength": 1.0, "style": {"name": "night", "stroke": 320}})
+    assert _done(run)
+    for strength, stroke, line in (
+        ("3", "320", "strength=1.0, not 3: say another"),
+        ("1", "800", "stroke=320, not 800"),
+    ):
+        with pytest.raises(UserError, match=line):
+            _done(Run("night", strength, stroke, run.folder))
 
 
 def test_a_style_ships_once():

@@ -363,6 +363,17 @@ def test_each_entry_must_have_one_record(tmp_path):
         assert summary.told()["workers"] == {"w": len(records)}
 
 
+def test_large_results_are_verified_as_they_were_painted(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr("impasto.mass.painting.MEGAPIXELS", 0.001)
+    noise_image(60, 50).save(tmp_path / "a.png")
+    checks = np.array([check_mark("a.png", (tmp_path / "a.png").read_bytes())], np.uint64)
+    (record,) = given(Verifier(str(tmp_path), checks, 0.001), [Entry("x", "a.png")])
+    assert (record["status"], record["error"]) == ("failed", "'a.png' takes a larger max_megapixels= to be verified")
+    (record,) = given(Verifier(str(tmp_path), checks, 0.004), [Entry("x", "a.png")])
+    assert record["status"] == "verified"
+
+
 def test_verified_results_are_pictures(tmp_path):
     """A result whose bytes are those written, and which is no picture all the same."""
     written = BytesIO()

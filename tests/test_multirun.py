@@ -19,7 +19,8 @@ words = dict(word.split("=", 1) for word in sys.argv[1:])
 folder = words["hydra.run.dir"]
 os.makedirs(folder)
 start = time.monotonic()
-signal.signal(signal.SIGTERM, lambda *_: (open(f"{folder}/saved", "w"), sys.exit(143)))
+for wish in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    signal.signal(wish, lambda *_: (open(f"{folder}/saved", "w"), sys.exit(143)))
 print("training", words["style"])
 if words["style"] == "bad":
     sys.exit("error: bad")
@@ -65,7 +66,8 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch):
     assert multirun.places() == [{"OMP_NUM_THREADS": "2"}]
 
 
-def test_sigterm_reaches_the_runs_which_save(script, tmp_path):
+@pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_wishes_to_stop_reach_the_runs_which_save(script, tmp_path, wish):
     program = f"""
         from pathlib import Path
         from impasto.multirun import run_all
@@ -76,8 +78,8 @@ def test_sigterm_reaches_the_runs_which_save(script, tmp_path):
     while len(list(tmp_path.glob("*/"))) < 2:
         time.sleep(0.05)
     time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 143
+    process.send_signal(wish)
+    assert process.wait(20) == 128 + wish
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["a", "b"]
     assert len(list(tmp_path.glob("*/saved"))) == 2
 

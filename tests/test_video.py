@@ -23,6 +23,7 @@ from impasto.stylizer import Stylizer
 from impasto.video import encoding, film
 from impasto.video.clip import Pictures, open_frames, read_clip
 from impasto.video.colours import EXACT
+from impasto.video.parts import Parts
 
 from .conftest import ROOT, noise_image
 
@@ -483,6 +484,17 @@ def test_smooth_holds_strokes_down_and_0_is_each_frame_on_its_own(stylize, tmp_p
     calls.clear()
     photo(stylize, source, tmp_path / "c.mp4")
     assert [pixels for _, pixels in calls] == [each.pixels.tobytes() for each in photos]
+
+
+def test_one_process_at_a_time_makes_a_film(stylize, tmp_path):
+    source = make_clip(tmp_path / "in.mp4")
+    with (
+        Parts(tmp_path / "out.mp4").alone(),
+        pytest.raises(UserError, match="another process paints into '.*out.mp4.parts"),
+    ):
+        stylize(source, tmp_path / "out.mp4")
+    stylize(source, tmp_path / "out.mp4")
+    assert not (tmp_path / ".out.mp4.parts").exists()
 
 
 def test_parts_of_another_run_are_not_taken(stylize, tmp_path, encoded, monkeypatch):

@@ -13,6 +13,7 @@ TIFF = (".tif", ".tiff")
 TOP = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # description, camera, software, date, artist
 SUB_IFDS = (0x8769, 0x8825)  # Exif, GPS
 OF_THE_PIXELS = (0xA001, 0xA002, 0xA003)  # in Exif: colour space, width, height
+INTEROP = 0xA005  # in Exif: where a further directory was in the photo's file
 MAKER_NOTE = 0x927C  # of any length, in the camera's own format
 MOST_BYTES = 65533  # of a segment of JPEG
 
@@ -24,7 +25,8 @@ def kept_exif(image: Image.Image) -> bytes:
         kept.update(_verbatim({tag: found[tag] for tag in TOP if tag in found}))
         for ifd in SUB_IFDS:
             if content := found.get_ifd(ifd):
-                kept.get_ifd(ifd).update({tag: said for tag, said in content.items() if tag not in OF_THE_PIXELS})
+                content = {tag: said for tag, said in content.items() if tag not in (*OF_THE_PIXELS, INTEROP)}
+                kept.get_ifd(ifd).update(_verbatim(content))
         if not kept and not any(kept.get_ifd(ifd) for ifd in SUB_IFDS):
             return b""
         if len(kept.tobytes()) > MOST_BYTES:
@@ -62,12 +64,20 @@ def _tiff_with_exif(tiff: bytes | memoryview, packed: bytes) -> bytes:
     strips = tags[TiffImagePlugin.STRIPOFFSETS]
     tags[TiffImagePlugin.STRIPOFFSETS] = tuple(offset - 8 for offset in strips)
     tags |= _verbatim({tag: exif[tag] for tag in TOP if tag in exif})
-    tags |= {ifd: content for ifd in SUB_IFDS if (content := exif.get_ifd(ifd))}
+    tags |= {ifd: _verbatim(content) for ifd in SUB_IFDS if (content := exif.get_ifd(ifd))}
     directory.update(tags)
     position = (8).to_bytes(4, "little" if header[:2] == b"II" else "big")
     return b"".join((header[:4], position, directory.tobytes(8), tiff[8:]))
 
 
 def _verbatim(tags: dict[int, Any]) -> dict[int, Any]:
-    """Text as the bytes that it was."""
-    return {tag: value.encode("latin-1") if isinstance(value, str) else value for tag, value in tags.items()}
+    """Text so that it is written as it was."""
+    return {tag: _Text(value) if isinstance(value, str) else value for tag, value in tags.items()}
+
+
+class _Text(str):
+    """Text that Pillow writes as it reads it, in Latin-1."""
+
+    def encode(self, *_: str) -> bytes:
+        """Whatever encoding it is asked for."""
+        return str.encode(self, "latin-1")

@@ -4,7 +4,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from impasto.errors import UserError
@@ -31,7 +31,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("r+b") as written:  # Windows syncs only what can be written
             os.fsync(written.fileno())  # before the rename, or a power cut can leave an empty file
-        temporary.chmod(0o666 & ~UMASK)  # mkstemp's files are private
+        with suppress(OSError):  # of file systems without permissions
+            temporary.chmod(0o666 & ~UMASK)  # mkstemp's files are private
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:

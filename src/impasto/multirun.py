@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from impasto.hardware import cores, visible
+from impasto.stopping import NAMES
 
 log = logging.getLogger("impasto")
 
@@ -33,7 +34,7 @@ def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[d
     """Run `script` with the words that each run folder is mapped to, as many at once as there are places.
 
     What a run says goes to a file beside its folder; returns the files of those that failed.
-    One that fails leaves the others alone. SIGTERM is passed on, so that they can save.
+    One that fails leaves the others alone. Signals to stop are passed on, so that they can save.
     """
     free: queue.Queue[dict[str, str]] = queue.Queue()
     for place in places:
@@ -59,7 +60,11 @@ def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[d
             process.send_signal(signum)  # does nothing to those that have ended
         sys.exit(128 + signum)
 
-    before = signal.signal(signal.SIGTERM, pass_on)
+    wishes = [getattr(signal, name) for name in NAMES if name != "SIGINT" and hasattr(signal, name)]
+    before = {wish: signal.getsignal(wish) for wish in wishes}
+    for wish in wishes:
+        if before[wish] is not signal.SIG_IGN:  # as nohup has SIGHUP
+            signal.signal(wish, pass_on)
     with ThreadPoolExecutor(len(places)) as pool:
         try:
             return [_log(folder) for folder, done in zip(runs, pool.map(train, runs), strict=True) if not done]
@@ -67,7 +72,8 @@ def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[d
             pool.shutdown(cancel_futures=True)
             raise
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for wish, handler in before.items():
+                signal.signal(wish, handler)
 
 
 def _log(folder: Path) -> Path:

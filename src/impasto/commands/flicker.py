@@ -55,6 +55,8 @@ def flicker(words: list[str]) -> None:
         values = [float(value) for value in options.smooth.split(",")]
     except ValueError:
         raise UserError(f"smooth={options.smooth} should be numbers with commas between them") from None
+    if options.frames < 2:
+        raise UserError(f"frames={options.frames} should be at least 2")
     if find_spec("cv2") is None or find_spec("av") is None:
         raise UserError("measuring flicker takes two packages more: pip install 'impasto[video]'")
 
@@ -106,6 +108,8 @@ def read_frames(source: Path, size: int, count: int) -> "list[Picture]":
         pictures = [upright(frame) for _, frame, _ in islice(open_frames(clip), count)]
     if len(pictures) < 2:
         raise UserError(f"{str(source)!r} has fewer than two frames")
+    if len(sizes := {picture.size for picture in pictures}) > 1:
+        raise UserError(f"{str(source)!r} has pictures of {len(sizes)} sizes: frames of a film have one")
     logging.getLogger("impasto").info("%d frames of %s", len(pictures), source)
     return [picture.resized(fitted(*picture.size, size)) for picture in pictures]
 

@@ -78,7 +78,7 @@ def train_gallery(root: Path, words: list[str]) -> None:
     runs = planned(options)
     if options.sheet is not None and not Path(options.sheet).exists():
         raise UserError(f"sheet={options.sheet}: there is no such photo or folder")
-    todo = [run for run in runs if not run.network.is_file()]
+    todo = [run for run in runs if not _done(run)]
     log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
     if failed := run_all(root / "train.py", {run.folder: [*run.words, *rest] for run in todo}, places()):
         raise UserError(f"failed: {', '.join(map(str, failed))}")
@@ -87,6 +87,24 @@ def train_gallery(root: Path, words: list[str]) -> None:
     if options.ship:
         vgg = next((word.partition("=")[2] for word in rest if word.startswith("vgg.path=")), None)
         _ship(root, runs, vgg)
+
+
+def _done(run: Run) -> bool:
+    """Whether there is a run's network. Raises `UserError` where it was trained with other words than these."""
+    if not run.network.is_file():
+        return False
+    from impasto.checkpoint import load_network
+
+    record = load_network(run.network)[1]
+    style = record.get("style", {})
+    for key, asked, was in (
+        ("strength", run.strength, record.get("strength")),
+        ("stroke", run.stroke, style.get("stroke")),
+    ):
+        if was is not None and float(asked) != float(was):
+            raise UserError(f"{str(run.network)!r} was trained with {key}={was}, not {asked}: say another output=DIR")
+    log.info("%s is there already, after %s images", run.network, record.get("images_seen", "unknown"))
+    return True
 
 
 def planned(options: GalleryOptions) -> list[Run]:

@@ -68,6 +68,8 @@ def fetch(
         raise UserError(f"parts={unknown[0]} is unknown: there are {', '.join(archives)}")
     with _alone(root):
         missing = [part for part in parts if not (root / part).is_dir()]
+        for part in missing:  # what was begun to be the other thing
+            shutil.rmtree(root / f".{part}.{'un' * _packs(part, short_side)}packing", ignore_errors=True)
         _check_space(root, {part: archives[part] for part in missing}, short_side)
         for part in parts:
             folder, fetched = root / part, root / f".{part}.zip"
@@ -75,12 +77,17 @@ def fetch(
                 given = root / f"{part}.zip"  # brought by the user, who keeps it
                 zipped, archive = given if given.exists() else fetched, archives[part]
                 download([f"{url}/{part}.zip" for url in urls], zipped, archive.sha256, archive.size, insecure=insecure)
-                if short_side and part.startswith("train"):
+                if short_side and _packs(part, short_side):
                     _pack(zipped, folder, short_side)
                 else:
                     unpack(zipped, folder)
             fetched.unlink(missing_ok=True)
             log.info("Prepared %s" if part in missing else "%s is there already", folder)
+
+
+def _packs(part: str, short_side: int | None) -> bool:
+    """Whether a part is packed: photos to learn from are, where that is asked for."""
+    return bool(short_side) and part.startswith("train")
 
 
 @contextmanager
@@ -161,10 +168,10 @@ def _check_space(root: Path, archives: Mapping[str, Archive], short_side: int | 
     taken, most = 0, 0
     for part, archive in archives.items():
         result = archive.size + archive.photos * BLOCK
-        if short_side and part.startswith("train"):
+        if short_side and _packs(part, short_side):
             result = round(archive.photos * 3 * COLUMNS * short_side**2)
         fetched = _size(root / f".{part}.zip") + _size(root / f".{part}.zip.part")
-        taken += result - _size(root / f".{part}.packing") - _size(root / f".{part}.unpacking")
+        taken += result - _size(root / f".{part}.{'un' * (not _packs(part, short_side))}packing")
         given = (root / f"{part}.zip").exists()
         most = max(most, taken + (0 if given else archive.size - fetched))
         taken -= fetched  # the archive goes

@@ -200,7 +200,8 @@ class ContentDataModule(pl.LightningDataModule):
         workers = self.workers
         if workers is None:
             on_cpu = trainer.strategy.root_device.type == "cpu"
-            workers = 1 if on_cpu else max(1, min(16, cores() // max(1, trainer.num_devices)))
+            share = int(os.environ.get("SLURM_CPUS_PER_TASK", cores() // max(1, trainer.num_devices)))
+            workers = 1 if on_cpu else max(1, min(16, share))
         return {
             "num_workers": workers,
             "timeout": self.timeout if workers else 0,  # which would be for workers

@@ -186,6 +186,7 @@ def _size(path: Path) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, requests.exceptions.InvalidSchema):
-        return "it leads to an address that is not https"
+        socks = "SOCKS" in str(error)  # of a proxy that the environment names
+        return "a SOCKS proxy takes pip install pysocks" if socks else "it leads to an address that is not https"
     cause = getattr(error.args[0] if error.args else None, "reason", None)  # without the connection pool's name
     return one_line(cause or error)

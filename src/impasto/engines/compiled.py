@@ -84,6 +84,7 @@ class CompiledEngine:
         if extents != [height, width]:  # reflected here, as the network itself would
             ends = [(margin, extent - side - margin) for extent, side in zip(extents, (height, width), strict=True)]
             content = np.pad(content, [(0, 0), (0, 0), *ends], mode="reflect")
+        content = np.ascontiguousarray(content)  # compiled code takes any memory for such, and does not look
         with torch.inference_mode(), memory_errors():
             stylized = self.model(torch.from_numpy(content).to(self.device)).cpu().numpy()
         return stylized[..., margin : margin + height, margin : margin + width]

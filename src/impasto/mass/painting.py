@@ -65,8 +65,7 @@ class Painter:
         self, job: Job, networks: Sequence[Path], output: str, done: np.ndarray, ledger: Begun, sharers: int
     ) -> None:
         keep_freed_memory()
-        if job.megapixels > MEGAPIXELS:
-            Image.MAX_IMAGE_PIXELS = int(job.megapixels * 1e6)
+        _allow(job.megapixels)
         self.job, self.output, self.done, self.ledger = job, output.rstrip("/"), done, ledger
         self.name = f"{platform.node()}:{os.getpid()}"
         self.painting = Lock()
@@ -146,7 +145,8 @@ class Painter:
 class Verifier:
     """Reads results anew and compares them with what the report says of them; called as `Painter` is."""
 
-    def __init__(self, output: str, checks: np.ndarray) -> None:
+    def __init__(self, output: str, checks: np.ndarray, megapixels: float = MEGAPIXELS) -> None:
+        _allow(megapixels)
         self.output, self.checks, self.name = output.rstrip("/"), checks, f"{platform.node()}:{os.getpid()}"
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -165,11 +165,22 @@ class Verifier:
                 raise UserError(f"{entry.name!r} is not the picture that the report tells of")
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
+        except Image.DecompressionBombError:
+            return record | {
+                "status": "failed",
+                "error": f"{entry.name!r} takes a larger max_megapixels= to be verified",
+            }
         except storage.StorageError as error:  # which says nothing of the result
             return record | {"status": "failed", "error": str(error), "storage": True}
         except (UserError, OSError, SyntaxError, ValueError) as error:  # as Pillow's are for damaged files
             return record | {"status": "lost", "error": str(error)}
         return record | {"status": "verified", "bytes": [len(content), 0]}
+
+
+def _allow(megapixels: float) -> None:
+    """Have Pillow open images of this size, of which it refuses the large by itself."""
+    if megapixels > MEGAPIXELS:
+        Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6)
 
 
 def check_mark(name: str, content: bytes) -> int:

@@ -97,7 +97,7 @@ def _records(
     known = ray.put(done)
     if verify:
         worker: Any = _RayVerifier
-        options: dict[str, Any] = {"output": source.output, "checks": known}
+        options: dict[str, Any] = {"output": source.output, "checks": known, "megapixels": job.megapixels}
     else:
         ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         sharers = 1 if gpus else min(number, max(1, (os.cpu_count() or 1) // cores))

@@ -59,18 +59,19 @@ def stylize_film(
     if encoding.size != size:
         log.warning("%s holds even sizes: %d×%d px become %d×%d", encoding.codec, *size, *encoding.size)
     parts = Parts(target)
-    done = parts.resume(_record(clip, encoding, key))
-    if done:
-        log.info("%d frames were there already", sum(len(parts.read(index).times) for index in range(done)))
-    with progress_bar(clip.path.name, "frames", quiet) as progress:
-        bar = progress.add_task("", total=clip.frames or None)
-        try:
-            number, last = _paint_parts(clip, encoding, parts, done, paint, memories, lambda: progress.advance(bar))
-        except KeyboardInterrupt:
-            log.warning("stopped: the same command goes on from the last %d frames that were whole", PART)
-            raise
-    join(parts, -(-number // PART), last, clip, encoding, target, keep_metadata)
-    parts.remove()
+    with parts.alone():
+        done = parts.resume(_record(clip, encoding, key))
+        if done:
+            log.info("%d frames were there already", sum(len(parts.read(index).times) for index in range(done)))
+        with progress_bar(clip.path.name, "frames", quiet) as progress:
+            bar = progress.add_task("", total=clip.frames or None)
+            try:
+                number, last = _paint_parts(clip, encoding, parts, done, paint, memories, lambda: progress.advance(bar))
+            except KeyboardInterrupt:
+                log.warning("stopped: the same command goes on from the last %d frames that were whole", PART)
+                raise
+        join(parts, -(-number // PART), last, clip, encoding, target, keep_metadata)
+        parts.remove()
     return number
 
 

@@ -5,21 +5,22 @@ and a joint is just one packet after another. Each part begins with a frame that
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from av.packet import Packet
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from impasto.errors import UserError
 from impasto.files import whole_file, write_text
 
-RECORD = "record.json"
+RECORD, LOCK = "record.json", ".lock"
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,33 @@ class Parts:
         """What the networks remembered after the last part."""
         return load_file(self._memory_path(index))
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder. Raises `UserError` where another process makes the same film, or it cannot be written."""
+        lock = FileLock(self.folder / LOCK, timeout=0)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"another process paints into {str(self.folder)!r}: wait for it, or say another output="
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot write {str(self.folder)!r}: {error.strerror or error}") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no file that is open
+                (self.folder / LOCK).unlink()
+            lock.release()
+            with suppress(OSError):  # parts are left
+                self.folder.rmdir()
+
     def remove(self) -> None:
-        """All of it."""
-        if os.path.lexists(self.folder):
-            shutil.rmtree(self.folder)
+        """All parts."""
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.safetensors"
