@@ -189,7 +189,7 @@ BAD = [
     (["style=starry_night", "resume=/nowhere.ckpt"], "resume=/nowhere.ckpt: there is no such checkpoint"),
     (["style=starry_night", "schedule.images=0"], "schedule.images=0 should be at least 1"),
     (["style=starry_night", "style.name=a/b"], "style.name='a/b' should do as a file name"),
-    (["style=starry_night", "trainer.precision=17"], "trainer: "),
+    (["style=starry_night", "trainer.precision=17"], "trainer.precision=17 is none of auto, 32-true"),
     (["style=starry_night", "trainer.compile=often"], "trainer.compile is auto, true or false, not 'often'"),
     (["style=starry_night", "images=3"], "'images' is unknown"),
     (["style=starry_night", "seed=-1"], "seed=-1 should be in 0…4294967295"),
