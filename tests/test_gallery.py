@@ -139,6 +139,21 @@ def test_a_network_of_other_words_is_not_taken_for_these(tmp_path, small_net):
             _done(Run("night", strength, stroke, run.folder))
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["strength=0.3"], "strength= is strengths= here"),
+        (["style=poppies"], "style= is styles= here"),
+        (["strengths=1,"], "strengths=1, should be numbers with commas between them"),
+        (["strokes=large"], "strokes=large should be numbers"),
+    ],
+)
+def test_words_of_one_run_are_no_gallerys(tmp_path, monkeypatch, words, line):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=line):
+        train_gallery.train_gallery(ROOT, words)
+
+
 def test_a_style_ships_once():
     with pytest.raises(UserError, match="ship=true takes one strength and one stroke"):
         planned(GalleryOptions(strengths="1,2", ship=True))

@@ -74,7 +74,10 @@ def test_wishes_to_stop_reach_the_runs_which_save(script, tmp_path, wish):
         runs = {{Path({str(tmp_path)!r}, name): ["style=x", "seconds=60"] for name in "abc"}}
         run_all(Path({str(script)!r}), runs, [{{}}, {{}}])
     """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        preexec_fn=lambda: signal.signal(wish, signal.SIG_DFL),  # which nohup leaves ignored
+    )
     while len(list(tmp_path.glob("*/"))) < 2:
         time.sleep(0.05)
     time.sleep(0.2)

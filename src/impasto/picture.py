@@ -94,15 +94,16 @@ def from_pil(image: Image.Image) -> Picture:
     elif image.mode not in ("RGB", "L", "CMYK", "LAB"):
         image = image.convert("RGB")
     if profile and not is_srgb(profile):
-        for fitting in (image, full.convert("RGB")):  # grey may have a profile of colours
-            with suppress(ImageCms.PyCMSError, OSError):  # one that does not fit at all: read as sRGB
-                source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-                transformed = ImageCms.profileToProfile(
-                    fitting, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-                )
-                image = transformed or image
-                break
+        image = _in_srgb(image, profile) or _in_srgb(full.convert("RGB"), profile) or image  # grey may have colours'
     return Picture(np.asarray(image.convert("RGB")), alpha, exif)
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """An image of a profile in sRGB; None where the profile does not fit the image, or is none."""
+    with suppress(ImageCms.PyCMSError, OSError):
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return None
 
 
 @lru_cache(maxsize=8)

@@ -75,6 +75,9 @@ def train_gallery(root: Path, words: list[str]) -> None:
     names = {field.name for field in fields(GalleryOptions)}
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
     rest = [word for word in words if word.partition("=")[0] not in names]
+    for key, plural in (("strength", "strengths"), ("stroke", "strokes"), ("style", "styles")):
+        if any(word.partition("=")[0] == key for word in rest):
+            raise UserError(f"{key}= is {plural}= here")
     runs = planned(options)
     if options.sheet is not None and not Path(options.sheet).exists():
         raise UserError(f"sheet={options.sheet}: there is no such photo or folder")
@@ -112,6 +115,12 @@ def planned(options: GalleryOptions) -> list[Run]:
     styles, strengths, strokes = (getattr(options, key).split(",") for key in ("styles", "strengths", "strokes"))
     if options.ship and len(strengths) * len(strokes) > 1:
         raise UserError("ship=true takes one strength and one stroke: a style ships once")
+    for key, values in (("strengths", strengths), ("strokes", strokes)):
+        for value in values:
+            try:
+                float(value)
+            except ValueError:
+                raise UserError(f"{key}={','.join(values)} should be numbers with commas between them") from None
     runs = []
     for style, strength, stroke in product(styles, strengths, strokes):
         extra = [f"strength_{strength}"] * (len(strengths) > 1) + [f"stroke_{stroke}"] * (len(strokes) > 1)

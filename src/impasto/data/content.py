@@ -200,7 +200,9 @@ class ContentDataModule(pl.LightningDataModule):
         workers = self.workers
         if workers is None:
             on_cpu = trainer.strategy.root_device.type == "cpu"
-            share = int(os.environ.get("SLURM_CPUS_PER_TASK", cores() // max(1, trainer.num_devices)))
+            share = cores() // max(1, trainer.num_devices)
+            if "SLURM_CPUS_PER_TASK" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:  # each its own cores
+                share = int(os.environ["SLURM_CPUS_PER_TASK"])
             workers = 1 if on_cpu else max(1, min(16, share))
         return {
             "num_workers": workers,
