@@ -44,6 +44,16 @@ def test_text_of_any_letters_stays_and_pointers_into_the_old_file_go():
         assert 0xA005 not in found
 
 
+def test_text_that_no_file_has_takes_nothing_else_with_it():
+    """As a program may put into an image in memory."""
+    image = noise_image(9, 9)
+    image.getexif()[0x010F] = "Camera"
+    image.getexif().get_ifd(0x8769)[0xA430] = "Łódź"
+    kept = Image.Exif()
+    kept.load(kept_exif(image))
+    assert (kept[0x010F], kept.get_ifd(0x8769)[0xA430]) == ("Camera", "?ód?")
+
+
 def test_damaged_exif_is_carried_on_or_left_out():
     rng = np.random.default_rng(0)
     intact = packed_exif()

@@ -80,4 +80,4 @@ class _Text(str):
 
     def encode(self, *_: str) -> bytes:
         """Whatever encoding it is asked for."""
-        return str.encode(self, "latin-1")
+        return str.encode(self, "latin-1", "replace")
