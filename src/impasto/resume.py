@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from impasto.archive import load_archive
 from impasto.checkpoint import build_network, load_training_checkpoint
 from impasto.errors import UnreadableError, UserError
 from impasto.files import whole_file
+from impasto.lock import held
 from impasto.machine import rank
 from impasto.models.transformer_net import TransformerNet
 
@@ -132,20 +132,9 @@ def alone(run_dir: Path) -> Iterator[None]:
     if rank() != 0:  # the first process holds it for all
         yield
         return
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / ".lock")
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        raise UserError(
-            f"another process trains in {str(run_dir)!r}: wait for it, or name another folder with hydra.run.dir=DIR"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot write {str(run_dir)!r}: {error.strerror or error}") from None
-    try:
+    busy = f"another process trains in {str(run_dir)!r}: wait for it, or name another folder with hydra.run.dir=DIR"
+    with held(run_dir, busy, PATIENCE):
         yield
-    finally:
-        lock.release()
 
 
 def fingerprint(photos: Sequence[Path], root: str | os.PathLike[str]) -> str:

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 from av.packet import Packet
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from impasto.errors import UserError
 from impasto.files import whole_file, write_text
+from impasto.lock import LOCK, held
 
-RECORD, LOCK = "record.json", ".lock"
+RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -92,22 +91,15 @@ class Parts:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the folder. Raises `UserError` where another process makes the same film, or it cannot be written."""
-        lock = FileLock(self.folder / LOCK, timeout=0)
+        busy = f"another process paints into {str(self.folder)!r}: wait for it, or say another output="
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise UserError(
-                f"another process paints into {str(self.folder)!r}: wait for it, or say another output="
-            ) from None
-        except OSError as error:
-            raise UserError(f"cannot write {str(self.folder)!r}: {error.strerror or error}") from None
-        try:
-            yield
+            with held(self.folder, busy):
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):  # Windows removes no file that is open
+                        (self.folder / LOCK).unlink()
         finally:
-            with suppress(OSError):  # Windows removes no file that is open
-                (self.folder / LOCK).unlink()
-            lock.release()
             with suppress(OSError):  # parts are left
                 self.folder.rmdir()
 
