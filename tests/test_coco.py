@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from urllib3.util import Retry
 
 from impasto.commands import fetch_coco
@@ -327,7 +328,8 @@ def test_what_was_begun_the_other_way_makes_room(root, monkeypatch, short_side, 
 
 
 def test_one_process_at_a_time(fetch, root):
-    with coco._alone(root), pytest.raises(UserError, match="another process is fetching"):
+    root.mkdir()
+    with FileLock(root / ".lock"), pytest.raises(UserError, match="another process is fetching"):
         fetch()
 
 

@@ -2,7 +2,10 @@ import subprocess
 import sys
 import time
 
-from impasto.data.lock import alone
+import pytest
+
+from impasto.errors import UserError
+from impasto.lock import held
 
 CHILD = """
 import sys, time
@@ -10,17 +13,50 @@ from pathlib import Path
 from filelock import FileLock
 with FileLock(Path(sys.argv[1]) / ".lock"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(float(sys.argv[2]))
 """
 
 
-def test_a_killed_process_holds_the_lock_no_more(tmp_path, caplog):
-    caplog.set_level("INFO")
-    with subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder for some seconds."""
+    children = []
+
+    def hold(seconds):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path), str(seconds)], stdout=subprocess.PIPE, text=True
+        )
+        children.append(child)
         assert child.stdout.readline() == "held\n"
-        child.kill()
+        return child
+
+    yield hold
+    for child in children:
+        with child:
+            child.kill()
+
+
+def test_what_another_process_holds_is_refused_and_once_it_is_killed_no_more(tmp_path, holder):
+    child = holder(60)
+    with pytest.raises(UserError, match="^busy$"), held(tmp_path, "busy"):
+        pass
+    child.kill()
+    with held(tmp_path, "busy", 30):
+        pass
+
+
+def test_without_end_to_its_patience_it_says_so_and_waits(tmp_path, holder, caplog):
+    caplog.set_level("INFO")
+    holder(1)
     start = time.monotonic()
-    with alone(tmp_path):
-        assert time.monotonic() - start < 30
-    with alone(tmp_path / "new" / "folder"):
+    with held(tmp_path, "Waiting", patience=None):
+        assert time.monotonic() - start > 0.5
+    assert caplog.messages == ["Waiting"]
+
+
+def test_a_folder_is_made_and_one_that_cannot_be_is_named(tmp_path):
+    with held(tmp_path / "new" / "folder", "busy"):
         assert (tmp_path / "new" / "folder" / ".lock").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write '.*file'"), held(tmp_path / "file", "busy"):
+        pass

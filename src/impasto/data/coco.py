@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
 from impasto.archive import unpacked_size
 from impasto.data.download import download
-from impasto.data.pack import write_pack
+from impasto.data.pack import packing, write_pack
 from impasto.data.scan import RECORD, Photo, fingerprint, look, remember
 from impasto.data.threads import in_order
 from impasto.errors import UserError, one_line
+from impasto.lock import held
 
 log = logging.getLogger("impasto")
 
@@ -66,38 +66,30 @@ def fetch(
     """
     if unknown := [part for part in parts if part not in archives]:
         raise UserError(f"parts={unknown[0]} is unknown: there are {', '.join(archives)}")
-    with _alone(root):
+    pack_sizes = {part: short_side if part.startswith("train") else None for part in parts}  # photos to learn from
+    with held(root, f"another process is fetching into {str(root)!r}"):
         missing = [part for part in parts if not (root / part).is_dir()]
         for part in missing:  # what was begun to be the other thing
-            shutil.rmtree(root / f".{part}.{'un' * _packs(part, short_side)}packing", ignore_errors=True)
-        _check_space(root, {part: archives[part] for part in missing}, short_side)
+            begun = unpacking if pack_sizes[part] else packing
+            shutil.rmtree(begun(root / part), ignore_errors=True)
+        _check_space(root, {part: archives[part] for part in missing}, pack_sizes)
         for part in parts:
             folder, fetched = root / part, root / f".{part}.zip"
             if part in missing:
                 given = root / f"{part}.zip"  # brought by the user, who keeps it
                 zipped, archive = given if given.exists() else fetched, archives[part]
                 download([f"{url}/{part}.zip" for url in urls], zipped, archive.sha256, archive.size, insecure=insecure)
-                if short_side and _packs(part, short_side):
-                    _pack(zipped, folder, short_side)
+                if size := pack_sizes[part]:
+                    _pack(zipped, folder, size)
                 else:
                     unpack(zipped, folder)
             fetched.unlink(missing_ok=True)
             log.info("Prepared %s" if part in missing else "%s is there already", folder)
 
 
-def _packs(part: str, short_side: int | None) -> bool:
-    """Whether a part is packed: photos to learn from are, where that is asked for."""
-    return bool(short_side) and part.startswith("train")
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(root / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"another process is fetching into {str(root)!r}") from None
+def unpacking(folder: Path) -> Path:
+    """Where the photos that `folder` will hold are written."""
+    return folder.with_name(f".{folder.name}.unpacking")
 
 
 def unpack(zipped: Path, folder: Path) -> None:
@@ -106,21 +98,21 @@ def unpack(zipped: Path, folder: Path) -> None:
     What an interrupted process has unpacked is compared with the archive and kept.
     Raises `UserError` for a damaged archive, and one that holds anything but photos.
     """
-    unpacking = folder.with_name(f".{folder.name}.unpacking")
-    unpacking.mkdir(exist_ok=True)
+    half = unpacking(folder)
+    half.mkdir(exist_ok=True)
 
     def one(name: str) -> Photo:
-        content, target = read(name), unpacking / name
+        content, target = read(name), half / name
         if not target.is_file() or target.read_bytes() != content:
             target.write_bytes(content)
         return look(name, lambda: content, short_side=32)[0]
 
     with _photos(zipped, folder.name) as (names, read):
         photos = list(in_order(one, names, f"Unpacking {zipped.name}"))
-    remember(unpacking / RECORD, fingerprint([unpacking / name for name in names], unpacking), photos)
+    remember(half / RECORD, fingerprint([half / name for name in names], half), photos)
     if hasattr(os, "sync"):
         os.sync()  # before the archive goes, or a power cut can leave empty photos
-    unpacking.replace(folder)
+    half.replace(folder)
 
 
 def _pack(zipped: Path, folder: Path, short_side: int) -> None:
@@ -163,15 +155,16 @@ def _photos(zipped: Path, part: str) -> Iterator[tuple[list[str], Callable[[str]
         raise UserError(f"{shown} is damaged ({one_line(error)}): remove it, and try again") from None
 
 
-def _check_space(root: Path, archives: Mapping[str, Archive], short_side: int | None) -> None:
+def _check_space(root: Path, archives: Mapping[str, Archive], pack_sizes: Mapping[str, int | None]) -> None:
     """Compare the free space with the most that is taken at once, less what an interrupted process has done."""
     taken, most = 0, 0
     for part, archive in archives.items():
-        result = archive.size + archive.photos * BLOCK
-        if short_side and _packs(part, short_side):
-            result = round(archive.photos * 3 * COLUMNS * short_side**2)
+        if size := pack_sizes[part]:
+            result, half = round(archive.photos * 3 * COLUMNS * size**2), packing(root / part)
+        else:
+            result, half = archive.size + archive.photos * BLOCK, unpacking(root / part)
         fetched = _size(root / f".{part}.zip") + _size(root / f".{part}.zip.part")
-        taken += result - _size(root / f".{part}.{'un' * (not _packs(part, short_side))}packing")
+        taken += result - _size(half)
         given = (root / f"{part}.zip").exists()
         most = max(most, taken + (0 if given else archive.size - fetched))
         taken -= fetched  # the archive goes

@@ -19,11 +19,11 @@ from rich.filesize import decimal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from impasto.data.lock import alone
 from impasto.data.scan import Photo, Source, fingerprint, look
 from impasto.data.threads import in_order
 from impasto.errors import UserError
 from impasto.files import write_text
+from impasto.lock import held
 
 log = logging.getLogger("impasto")
 
@@ -100,9 +100,11 @@ def pack(photos: Sequence[Path], root: Path, short_side: int, folder: Path) -> P
         return PackedPhotos(folder, root)
     except UserError:
         try:
-            with alone(folder.parent):
+            with held(
+                folder.parent, f"Waiting for another process that packs into {str(folder.parent)!r}", patience=None
+            ):
                 for half in folder.parent.glob(".*.packing"):  # of photos that are no longer asked for
-                    if half != _packing(folder):
+                    if half != packing(folder):
                         shutil.rmtree(half)
                 _make({path.relative_to(root).as_posix(): path for path in photos}, short_side, folder)
         except OSError as error:
@@ -110,7 +112,8 @@ def pack(photos: Sequence[Path], root: Path, short_side: int, folder: Path) -> P
     return PackedPhotos(folder, root)
 
 
-def _packing(folder: Path) -> Path:
+def packing(folder: Path) -> Path:
+    """Where the pack that `folder` will be is written."""
     return folder.with_name(f".{folder.name}.packing")
 
 
@@ -133,24 +136,24 @@ def write_pack(sources: Mapping[str, Source], short_side: int, folder: Path) -> 
     Killed or interrupted, it leaves what it has done to be gone on from; failing, as with a full disk, nothing.
     Raises `OSError`, and `UserError` if no photo is readable.
     """
-    packing = _packing(folder)
-    packing.mkdir(exist_ok=True)
+    half = packing(folder)
+    half.mkdir(exist_ok=True)
     try:
-        manifest = _write_images(sources, short_side, packing)
-        write_text(packing / MANIFEST, json.dumps(manifest))
-        packing.replace(folder)
+        manifest = _write_images(sources, short_side, half)
+        write_text(half / MANIFEST, json.dumps(manifest))
+        half.replace(folder)
     except Exception:  # not Ctrl-C
-        shutil.rmtree(packing, ignore_errors=True)
+        shutil.rmtree(half, ignore_errors=True)
         raise
 
 
-def _write_images(sources: Mapping[str, Source], short_side: int, packing: Path) -> dict[str, Any]:
+def _write_images(sources: Mapping[str, Source], short_side: int, folder: Path) -> dict[str, Any]:
     """Write the photos' pixels one after another, rows of RGB, and a line for each; returns the manifest."""
-    with (packing / IMAGES).open("a+b") as images, (packing / PHOTOS).open("a+b") as lines:
+    with (folder / IMAGES).open("a+b") as images, (folder / PHOTOS).open("a+b") as lines:
         digest = hashlib.sha256()
         done, offset = _go_on(images, lines, digest, list(sources), short_side)
         if done:
-            log.info("Going on with %s: %d of %d photos are packed", packing, done, len(sources))
+            log.info("Going on with %s: %d of %d photos are packed", folder, done, len(sources))
         rest = list(sources.items())[done:]
         packed = in_order(lambda item: look(*item, short_side), rest, "Packing the photos", done)
         for photo, pixels in packed:
@@ -221,7 +224,7 @@ def _check_space(sources: Mapping[str, Source], short_side: int, folder: Path) -
     needed, free = taken * len(sources) // len(some), shutil.disk_usage(folder.parent).free
     there = 0
     with suppress(OSError):  # nothing to go on from
-        there = (_packing(folder) / IMAGES).stat().st_size
+        there = (packing(folder) / IMAGES).stat().st_size
     if needed - there > free:
         raise UserError(
             f"{str(folder.parent)!r} has {decimal(free)} free, packing {len(sources)} photos takes about "

@@ -16,11 +16,11 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from impasto.data.lock import alone
 from impasto.data.threads import MANY, in_order
 from impasto.errors import UserError
 from impasto.files import write_text
 from impasto.image import read_image
+from impasto.lock import held
 
 log = logging.getLogger("impasto")
 
@@ -94,7 +94,9 @@ def scan(paths: Sequence[Path], root: Path, records: Path) -> list[Photo]:
         return _look_through(paths, root)
     record = records / f"{key[:8]}{RECORD}"
     try:
-        with alone(records):
+        with held(
+            records, f"Waiting for another process that looks at the same photos ({str(records)!r})", patience=None
+        ):
             known = _recall(record, key)
             if known is None:
                 known = _look_through(paths, root)
