@@ -17,7 +17,7 @@ from impasto.controls import Controls
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
 from impasto.folder import REPORT
-from impasto.image import read_image, to_array
+from impasto.image import find_images, read_image, to_array
 from impasto.job import Job, default_output
 from impasto.models.transformer_net import TransformerNet
 from impasto.picture_files import read_picture
@@ -55,6 +55,24 @@ def test_a_folder_keeps_places_names_and_sizes(paint, tmp_path):
     }
     assert written == {f"deeper/{i}.png" if i % 2 else f"{i}.png": size for i, size in enumerate(SIZES)}
     assert [record["status"] for record in records(tmp_path / "out")] == ["done"] * 6
+
+
+def test_what_another_style_painted_inside_the_folder_is_no_photo(paint, photos, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (photos / "deeper").mkdir(exist_ok=True)
+    (photos / "deeper" / REPORT).write_text("of another program")
+    count = len(find_images(photos))
+    paint(photos, photos / "night")
+    paint(photos, photos / "wave")
+    assert len(find_images(photos / "wave")) == count
+    assert f"left out: {count} pictures painted before ({photos / 'night'})" in caplog.messages
+    paint(photos / "night", tmp_path / "twice")  # as it is asked for
+    assert len(find_images(tmp_path / "twice")) == count
+
+
+def test_several_styles_go_to_a_folder(paint, photos, network_file, tmp_path):
+    with pytest.raises(UserError, match="y.png: 2 styles go to a folder"):
+        paint(photos / "a.jpg", tmp_path / "y.png", [network_file, network_file])
 
 
 def test_what_is_done_is_left_out_what_changed_is_not(paint, photos, tmp_path):

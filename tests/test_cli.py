@@ -68,12 +68,23 @@ def test_values_are_taken_as_they_are(name):
     assert cli.parse([f"path={name}", "size=3", "fast=true"], Options) == Options(name, 3, True)
 
 
+def test_a_tilde_is_the_home_folder_and_nothing_is_no_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path, meant in (("~/a", f"{tmp_path}/a"), ("~", str(tmp_path)), ("a~", "a~"), ("~a", "~a"), ("b/~/c", "b/~/c")):
+        assert cli.parse([f"path={path}"], Options).path == meant
+        assert through_hydra(f"path={path}") == meant
+    with pytest.raises(UserError, match="path=… is missing"):
+        cli.literal("path=", ["path"])
+    assert cli.literal("data.keep=", ["data.keep"]) == "data.keep=''"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["path=a", "sise=3"], "'sise=3' is not understood; did you mean 'size'"),
         (["a.jpg"], "'a.jpg' is not understood"),
         (["path=a", "size=big"], "'size=big' does not do"),
+        (["path", "=", "a"], "'path' is not understood: write path=value without spaces around ="),
         ([], "path=… is missing"),
         (["path="], "path=… is missing"),  # as of an unset variable of the shell
     ],

@@ -1,11 +1,12 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from impasto.assets import PHOTOS, painting, provenance
+from impasto.assets import PHOTOS, STYLES, painting, provenance
 from impasto.checkpoint import load_network, save_network
 from impasto.commands.evaluate import EvaluateOptions, evaluate
 from impasto.errors import UserError
@@ -122,6 +123,16 @@ def test_a_vgg_of_ones_own_is_asked_for(tmp_path, small_net, recorded, scored):
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(path)))
     with pytest.raises(UserError, match="/nowhere.pth"):
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(path), vgg="/nowhere.pth"))
+    with pytest.raises(UserError, match="vgg=/nowhere.pth: the network was trained with the VGG19 of oxford"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), vgg="/nowhere.pth"))
+
+
+def test_the_card_of_a_style_that_ships_is_not_written_over(tmp_path, scored, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = os.path.relpath(STYLES / "starry_night.safetensors")
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=shipped))
+    assert (tmp_path / "runs" / "starry_night" / "scores").is_dir()
 
 
 def test_photos_judged_by_others_are_not_held_out(tmp_path, small_net, recorded, scored):
@@ -210,7 +221,7 @@ def test_a_time_that_cannot_be_taken_costs_no_scores(monkeypatch, caplog):
     assert "skipped: the time of one pass at 16 px: it takes more memory than there is" in caplog.messages
 
 
-def sized(kind, size, file):
+def sized(kind, size, file, on):
     if size == 16:
         raise MemoryError
     return lambda: size

@@ -86,6 +86,18 @@ def test_gram_matrix_has_the_gradient_of_any_function_of_it(features):
     assert_close(gradient, expected)
 
 
+def test_gradients_of_float16_features_keep_what_float16_cannot_hold():
+    features = torch.randn(1, 64, 64, 64, generator=torch.Generator().manual_seed(0)).relu()
+    target = gram_matrix(features) * 0.9
+    gradients = []
+    for dtype in (torch.float32, torch.float16):
+        leaf = features.detach().to(dtype, copy=True).requires_grad_()
+        (65536 * (gram_matrix(leaf) - target).square().mean()).backward()  # scaled, as for 16-mixed
+        gradients.append(leaf.grad.float().flatten())
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.999
+    assert gradients[1].norm() == pytest.approx(float(gradients[0].norm()), rel=1e-2)
+
+
 def test_gradients_are_finite_differences():
     image = torch.rand(1, 2, 4, 5, requires_grad=True)
     features = torch.randn(1, 3, 4, 4, requires_grad=True)

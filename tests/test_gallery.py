@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -87,10 +88,10 @@ def test_a_gallery_trains_what_is_missing_and_draws(run, tmp_path):
     assert read_image(tmp_path / "out" / "sheet.jpg").width > 2 * 200
     again = run("scripts/train_gallery.py", *words, cwd=tmp_path)
     assert "0 of 1 runs to do" in again.stdout
-    failing = run("scripts/train_gallery.py", "styles=popies", "output=bad", *SMALL, cwd=tmp_path)
+    failing = run("scripts/train_gallery.py", "styles=poppies", "output=bad", *SMALL, "seed=abc", cwd=tmp_path)
     assert failing.returncode == 1
-    assert failing.stderr.strip() == "error: failed: bad/popies.log"
-    assert "did you mean 'poppies'" in (tmp_path / "bad" / "popies.log").read_text()
+    assert failing.stderr.strip() == "error: failed: bad/poppies.log"
+    assert "seed='abc' should be a whole number" in (tmp_path / "bad" / "poppies.log").read_text()
 
 
 def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_net):
@@ -128,15 +129,23 @@ def test_a_sheet_of_no_photos_is_told_before_training(tmp_path):
 
 def test_a_network_of_other_words_is_not_taken_for_these(tmp_path, small_net):
     run = Run("night", "1", "320", tmp_path / "night")
-    assert not _done(run)
-    save_network(run.network, small_net, {"strength": 1.0, "style": {"name": "night", "stroke": 320}})
-    assert _done(run)
-    for strength, stroke, line in (
-        ("3", "320", "strength=1.0, not 3: say another"),
-        ("1", "800", "stroke=320, not 800"),
+    rest = ["schedule.images=8", "trainer.devices=1"]
+    assert not _done(run, rest)
+    run.folder.mkdir()
+    begun = ["data=bundled", "schedule=quick", "style=night", "strength=1", "stroke=320", *rest]
+    (run.folder / "overrides.yaml").write_text(json.dumps(begun))
+    assert not _done(run, rest)
+    save_network(run.network, small_net, {})
+    assert _done(run, ["schedule.images=8", "trainer=cpu"])
+    for strength, stroke, words, line in (
+        ("3", "320", rest, "was begun with strength=1, not strength=3: say the same, or another"),
+        ("1", "800", rest, "stroke=320, not stroke=800"),
+        ("1", "320", [], "schedule.images=8, not no schedule.images="),
+        ("1", "320", [*rest, "model=slim"], "no model=, not model=slim"),
+        ("1", "320", [*rest, "data=coco"], "data=bundled, not data=coco"),
     ):
         with pytest.raises(UserError, match=line):
-            _done(Run("night", strength, stroke, run.folder))
+            _done(Run("night", strength, stroke, run.folder), words)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +153,9 @@ def test_a_network_of_other_words_is_not_taken_for_these(tmp_path, small_net):
     [
         (["strength=0.3"], "strength= is strengths= here"),
         (["style=poppies"], "style= is styles= here"),
+        (["hydra.run.dir=out"], "hydra.run.dir= is output= here"),
+        (["resume=false"], "resume=false: runs are gone on with anyway"),
+        (["styles=starry_night,popies"], "there is no painting 'popies'; did you mean 'poppies'"),
         (["strengths=1,"], "strengths=1, should be numbers with commas between them"),
         (["strokes=large"], "strokes=large should be numbers"),
     ],

@@ -113,7 +113,7 @@ def test_each_style_is_a_run_in_a_folder_of_its_own(started):
 def test_names_keep_their_commas_and_runs_of_one_style_their_folders(started, tmp_path):
     painting = tmp_path / "one, two (3).jpg"
     runs = started("--multirun", f"style.image={painting}", "strength=0.3,3", "hydra.run.dir=out", "resume=true")
-    assert list(runs) == ["out", "out_2"]
+    assert list(runs) == ["out-strength_0.3", "out-strength_3"]
     assert all(f"style.image={painting}" in words for words in runs.values())
     assert [[word for word in words if word.startswith("strength")] for words in runs.values()] == [
         ["strength=0.3"],
@@ -126,6 +126,7 @@ def test_names_keep_their_commas_and_runs_of_one_style_their_folders(started, tm
     [
         (["style=poppies,popies"], "style 'popies' is unknown; did you mean 'poppies'"),
         (["style=poppies", "seed=interval(1,2)"], "does not support sweep type"),
+        (["style=poppies", "hydra.sweep.dir=out"], "hydra.sweep.dir=out has no say"),
         (["style=poppies", "seed=[1"], "is not understood"),
         (["style=poppies", "strength=1,2", "resume=true"], "several runs would go on in 'runs/poppies"),
     ],

@@ -96,8 +96,8 @@ def test_the_painting_comes_at_its_stroke(tmp_path, caplog):
         assert not caplog.messages
         assert read_painting(tmp_path / "p.png", 180).size == (270, 180)
     assert caplog.messages == ["the painting has 90×60 px: enlarged 3.0 times, its strokes are blurred"]
-    with pytest.raises(UserError, match="stroke=0 should be in 1…4096 px"):
-        read_painting(tmp_path / "p.png", 0)
+    with pytest.raises(UserError, match="stroke=15 should be in 16…4096 px"):
+        read_painting(tmp_path / "p.png", 15)
 
 
 def _grey(image):

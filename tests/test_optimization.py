@@ -5,7 +5,7 @@ import yaml
 from impasto.errors import UserError
 from impasto.losses.objective import Objective
 from impasto.losses.perceptual import LossWeights
-from impasto.optimization import coarse_to_fine, optimize, white_noise
+from impasto.optimization import FIRST_STEP, coarse_to_fine, optimize, white_noise
 
 
 class Quadratic(Objective):
@@ -39,6 +39,20 @@ def test_the_best_image_is_the_one_that_its_terms_describe(quadratic):
     for step in optimize(quadratic, start, start, 20):
         best = min(best, step.terms["total"])
         assert float(quadratic(step.image, start)["total"]) == pytest.approx(best, rel=1e-4)
+
+
+def test_the_first_step_of_lbfgs_can_be_measured(quadratic):
+    seen = []
+
+    class Watched(Quadratic):
+        def forward(self, stylized, content):
+            seen.append(stylized.detach().clone())
+            return super().forward(stylized, content)
+
+    start = torch.full((1, 3, 4, 4), 0.75)
+    list(optimize(Watched(quadratic.slopes), start, start, 3, learning_rate=0.5))
+    assert float((seen[1] - seen[0]).abs().mean()) == pytest.approx(0.5 * FIRST_STEP, rel=1e-4)
+    assert float((seen[2] - seen[1]).abs().mean()) > FIRST_STEP / 10
 
 
 def test_it_ends_where_the_objective_is_not_finite():

@@ -1,4 +1,7 @@
 import csv
+import errno
+import os
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image
@@ -54,7 +57,9 @@ def test_it_paints_and_leaves_the_trace(run, tmp_path):
         (["content=a.png", "style=poppies", "learning_rate=-1"], "learning_rate=-1 should be above 0"),
         (["content=a.png", "style=poppies", "strength=0"], "strength=0 should be above 0"),
         (["content=a.png", "style=poppies", "precision=half"], "precision is auto, float32, bfloat16, not 'half'"),
-        (["content=a.png", "style=poppies", "size=9"], "9×6 px is too small for VGG19"),
+        (["content=a.png", "style=poppies", "size=9"], "size=9: 9×6 px, and 16 are the least of a side"),
+        (["content=a.png", "style=poppies", "scales=12"], "size=512 with scales=12 begins with: 11×7 px, and 16 are"),
+        (["content=a.png", "style=poppies", "device=0"], "device is "),
         (["content=a.png", "style=poppies", "itertions=3"], "did you mean 'iterations'"),
     ],
 )
@@ -86,6 +91,29 @@ def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, rais
     with pytest.raises(raised):
         optimize.main(ROOT / "configs")
     assert not (tmp_path / "run" / "picture.png").exists()
+
+
+def test_a_full_disk_costs_the_curves_not_the_picture(tmp_path, monkeypatch):
+    """The run's folder becomes full, the output lies elsewhere."""
+
+    @contextmanager
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        yield
+
+    def one(objective, content, *_):
+        yield Iteration(1, {"total": 1.0, "content": 1.0, "style": 0.0, "tv": 0.0}, content)
+
+    monkeypatch.chdir(tmp_path)
+    noise_image(48, 40).save("a.png")
+    monkeypatch.setattr("impasto.optimization.optimize", one)
+    monkeypatch.setattr("impasto.files.whole_file", full)
+    words = ["content=a.png", "style=poppies", "size=48", "stroke=48", "hydra.run.dir=run", "output=out.png"]
+    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command([*words, "loss.relative=false"]))
+    monkeypatch.setattr("impasto.files.write_text", lambda *_: None)
+    with pytest.raises(OSError, match="No space left"):
+        optimize.main(ROOT / "configs")
+    assert read_image(tmp_path / "out.png").size == (48, 40)
 
 
 def test_a_picture_too_large_for_the_memory_is_told_before_it_is_begun(tmp_path, monkeypatch):

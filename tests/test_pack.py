@@ -140,10 +140,12 @@ def test_an_interrupted_pack_is_gone_on_with_where_it_is_whole(photos, packs, ma
         assert (whole.folder / name).read_bytes() == (packs / "resumed" / name).read_bytes()
 
 
-def test_what_other_packs_left_half_done_is_removed(packs, make):
-    (packs / ".other.packing").mkdir(parents=True)
-    make()
-    assert not (packs / ".other.packing").exists()
+def test_what_these_photos_left_half_done_is_removed_and_nothing_of_others(photos, packs):
+    for half in (".mine_32px_0123abcd.packing", ".coco_32px_0123abcd.packing", ".mine_64px_0123abcd.packing"):
+        (packs / half).mkdir(parents=True)
+    pack(find_images(photos), photos, 32, packs / "mine_32px_89abcdef")
+    left = sorted(path.name for path in packs.iterdir())
+    assert left == [".coco_32px_0123abcd.packing", ".lock", ".mine_64px_0123abcd.packing", "mine_32px_89abcdef"]
 
 
 CHILD = """

@@ -128,6 +128,21 @@ def test_wrong_layer_weights_are_named(features, painting):
         PerceptualLoss(features, painting, {"relu1_1": -2}, CONTENT)
 
 
+def test_a_vgg_on_another_device_takes_the_painting_there(painting):
+    devices = []
+
+    class Elsewhere(VGG19Features):
+        def forward(self, image, layers):
+            devices.append(image.device.type)
+            return {name: torch.rand(2, 4, 3, 3) for name in layers}
+
+    vgg = Elsewhere(["relu1_1", "relu2_1"]).to("meta")  # which stands for a GPU
+    reference = torch.rand(2, 3, 32, 32)
+    with pytest.raises(RuntimeError, match="meta tensors"):  # which have no numbers
+        PerceptualLoss(vgg, painting, {"relu1_1": 1.0}, {"relu2_1": 1.0}, reference)
+    assert devices == ["meta", "meta"]
+
+
 def test_a_painting_too_small_is_named(features):
     with pytest.raises(UserError, match="3×2 px is too small"):
         PerceptualLoss(features, torch.rand(1, 3, 2, 3), STYLE, CONTENT)

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,12 @@ def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, smal
     assert find_checkpoint("runs/mine/2026-01-01/mine.safetensors").parent.name == "2026-01-01"
     (tmp_path / "mine").mkdir()  # a folder of pictures, perhaps
     assert find_checkpoint("mine").parent.name == "2026-01-02"
+    with pytest.raises(UserError, match="no checkpoint 'runs/mine/2026-01-01'"):
+        find_checkpoint("runs/mine/2026-01-01")
+    (tmp_path / "runs" / "mine" / "2026-01-01" / "config.yaml").touch()  # which makes it a run's folder
+    for named in ("runs/mine/2026-01-01", Path("runs/mine/2026-01-01")):
+        assert find_checkpoint(named).name == "mine.safetensors"
+    assert find_checkpoints("runs/mine/2026-01-01/") == [find_checkpoint("runs/mine/2026-01-01")]
     with pytest.raises(UserError, match="no checkpoint 'some/file.safetensors'"):
         find_checkpoint("some/file.safetensors")
     with pytest.raises(UserError, match=r"did you mean 'night'\?; known here: mine, night"):

@@ -1,4 +1,7 @@
 import importlib.metadata
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -163,7 +166,15 @@ def test_threads_share_one(stylizer):
         (np.zeros((4, 5, 2), np.uint8), "should be"),
         (np.zeros((0, 5, 3), np.uint8), "should be"),
         (np.zeros((4, 5, 3), np.int64), "an array of int64 should be of uint8, uint16, float32"),
-        (np.full((4, 5, 3), np.nan, np.float32), "an array should have finite numbers"),
+        (np.full((4, 5, 3), np.nan, np.float32), "numbers from nan to nan should be finite, in"),
+        (
+            np.linspace(0, 255, 60, dtype=np.float32).reshape(4, 5, 3),
+            r"numbers from 0 to 255 should be finite, in \[0, 1\]",
+        ),
+        (torch.linspace(-1, 1, 60).view(3, 4, 5), "numbers from -1 to 1 should be finite"),
+        ("photo.jpg", "a Pillow image, a NumPy array or a tensor is stylized, not str"),
+        ([np.zeros((4, 5, 3), np.uint8)], "not list"),
+        (Image.new("RGB", (0, 5)), "an image of 0×5 px has no pixels"),
         (torch.zeros(3, 4, 5, dtype=torch.uint8), r"a tensor of torch.uint8, \(3, 4, 5\) should be float"),
         (torch.zeros(4, 4, 5), r"a tensor of torch.float32, \(4, 4, 5\) should be"),
         (torch.zeros(0, 3, 4, 5), r"a tensor of torch.float32, \(0, 3, 4, 5\) should be"),
@@ -173,6 +184,37 @@ def test_threads_share_one(stylizer):
 def test_other_arrays_are_named(stylizer, array, line):
     with pytest.raises(UserError, match=line):
         stylizer(array)
+
+
+def test_masks_are_images(stylizer):
+    with pytest.raises(UserError, match="mask= is a Pillow image, not ndarray"):
+        stylizer(noise_image(20, 16), mask=np.zeros((16, 20), np.uint8))
+
+
+def test_what_resampling_overshoots_is_cut_off(stylizer):
+    beyond = np.linspace(-0.2, 1.2, 20 * 24 * 3, dtype=np.float32).reshape(20, 24, 3)
+    np.testing.assert_array_equal(stylizer(beyond, strength=0.5), stylizer(beyond.clip(0, 1), strength=0.5))
+
+
+FORKED = """
+import multiprocessing, sys
+import numpy as np, torch
+from impasto import Stylizer
+torch.set_num_threads(2)
+stylize = Stylizer.load(sys.argv[1], device="cpu", precision="float32")
+photo = np.random.default_rng(0).random((200, 240, 3), dtype=np.float32)
+def mean(_=None):
+    return float(stylize(photo).mean())
+if __name__ == "__main__":
+    before = mean()
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert np.allclose(pool.map_async(mean, range(2)).get(60), before, atol=1e-3)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_forked_processes_paint(network_file):
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(network_file)], check=True, timeout=120)
 
 
 def test_out_of_memory_names_the_mend(stylizer, monkeypatch):

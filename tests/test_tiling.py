@@ -177,6 +177,13 @@ def test_progress_ends_at_one(small_net, exact):
     assert fractions[-1] == 1
 
 
+def test_weights_that_give_no_picture_are_told_of(small_net):
+    with torch.no_grad():
+        small_net.decoder[2].bias.fill_(torch.nan)
+    with pytest.raises(UserError, match="gives no picture"):
+        stylize_tiled(small_net, noise(140, 150), 128)
+
+
 @pytest.mark.parametrize("tile", [0, 64, 130])
 def test_tiles_that_do_not_fit_are_refused(small_net, tile):
     with pytest.raises(UserError, match=f"tile={tile} should be a multiple of 4 px, from 128 on"):

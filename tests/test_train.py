@@ -162,8 +162,41 @@ def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(run, tmp_pat
         result.stderr
     )
     assert load_network(tmp_path / "run" / "a.safetensors")[1]["images_seen"] == 16
+    result = run("train.py", *words, "schedule.images=16", "seed=2", "resume=true")  # too late for a seed
+    assert load_network(tmp_path / "run" / "a.safetensors")[1]["seed"] == 1
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 1
+    result = run("train.py", *words, "schedule.images=8", "resume=true")
+    assert result.stderr.strip().endswith("error: the run has seen 16 images: schedule.images= should be more to go on")
     assert list(losses(tmp_path / "run")) == list(range(1, 17))
     assert list(losses(tmp_path / "run", "val/total")) == [8, 16]
+
+
+def test_a_resumed_run_goes_on_with_its_own_words_but_for_those_given_now(run, tmp_path, photos):
+    folder = f"hydra.run.dir={tmp_path / 'run'}"
+    words = [f"style.image={photos / 'a.jpg'}", "stroke=64", "strength=2", "data=folder", f"data.root={photos}", *SMALL]
+    first = run("train.py", *words, "data.keep=tiny,duplicate", "schedule.images=4", folder, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    result = run(
+        "train.py", f"style.image={photos / 'a.jpg'}", "schedule.images=8", folder, "resume=true", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "As the run was begun: stroke=64 strength=2 data=folder" in result.stdout
+    assert "schedule.images 4 → 8" in result.stderr
+    assert "strength" not in result.stderr
+    record = load_network(tmp_path / "run" / "a.safetensors")[1]
+    assert (record["strength"], record["style"]["stroke"], record["images_seen"]) == (2, 64, 8)
+
+
+def test_configuration_files_of_ones_own(run, tmp_path, photos):
+    folder = tmp_path / "my conf's"
+    (folder / "style").mkdir(parents=True)
+    (folder / "style" / "mine.yaml").write_text(f"name: mine\nimage: {photos / 'a.jpg'}\n")
+    words = ["style=mine", "stroke=64", *SMALL, "schedule.images=4", f"hydra.run.dir={tmp_path / 'run'}"]
+    result = run("train.py", "--config-dir", str(folder), *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "mine.safetensors").is_file()
+    result = run("train.py", f"--config-dir={folder}", *words, "seed=abc", cwd=tmp_path)
+    assert result.stderr.splitlines() == ["error: seed='abc' should be a whole number"]
 
 
 BAD = [
@@ -214,8 +247,11 @@ BAD = [
     (["style=starry_night", "trainer=cpu", "trainer.precision=64"], "trainer.precision=64 is none of auto, 32-true"),
     (["style=starry_night", "trainer.accelerator=tpu"], "trainer.accelerator=tpu is none of auto, cpu, gpu"),
     (["style=starry_night", "trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn is neither auto nor ddp"),
-    (["style=starry_night", "stroke=9"], "px is too small for VGG19 at relu5_1"),
-    (["style=starry_night", "stroke=0"], "stroke=0 should be in 1…4096 px"),
+    (["style=starry_night", "stroke=9"], "stroke=9 should be in 16…4096 px"),
+    (["style=starry_night", "strength=0.3,1"], "strength=0.3,1 are several: python train.py -m strength=0.3,1"),
+    (["style=starry_night", "hydra.run.dir="], "hydra.run.dir=… is missing"),
+    (["style=starry_night", "--cfg", "job"], "--cfg is unknown: there are -m, --config-dir=DIR and --help"),
+    (["style=starry_night", "--config-dir", "/nowhere"], "--config-dir=/nowhere: there is no such folder"),
     (["style=starry_night", "strength=0"], "strength=0 should be above 0"),
     (["style=starry_night", "strength=-1.5"], "strength=-1.5 should be above 0"),
     (["style=starry_night", "loss.content_reduction=max"], "loss.content_reduction is mean or sum, not 'max'"),
@@ -260,7 +296,7 @@ def test_of_several_runs_one_that_fails_stops_no_other(run, tmp_path):
     result = run("train.py", "-m", "style=poppies", "stroke=9,48", *SMALL, "schedule.images=4", cwd=tmp_path)
     assert result.returncode == 1
     (log,) = re.findall(r"^error: failed: (\S*\.log)$", result.stderr, re.MULTILINE)
-    assert "px is too small for VGG19" in (tmp_path / log).read_text()
+    assert "stroke=9 should be in 16" in (tmp_path / log).read_text()
     (written,) = tmp_path.rglob("*.safetensors")
     assert f"{written.parent}.log" != str(tmp_path / log)
     assert "now paint" in Path(f"{written.parent}.log").read_text()

@@ -11,7 +11,7 @@ from typing import IO
 from impasto.animation import Animation
 from impasto.errors import UserError
 from impasto.files import check_place
-from impasto.image import check_not_input, check_suffix
+from impasto.image import WRITABLE, check_not_input, check_suffix
 from impasto.job import (
     Job,
     Look,
@@ -47,6 +47,8 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         raise UserError("input=- takes output=-, or a file")
     if output is not None and output != "-" and source != "-" and not Path(source).is_dir():
         _target(source, output + "/" * several, "", job.suffix)  # mistakes before minutes are spent
+    if several and output is not None and Path(output).suffix.lower() in WRITABLE and not Path(output).is_dir():
+        raise UserError(f"output={output}: {len(networks)} styles go to a folder, say one")
     chosen = looks(job, networks, film)
     names = [look.name for look in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):

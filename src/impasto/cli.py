@@ -15,6 +15,7 @@ from impasto.memory import keep_freed_memory
 
 Options = TypeVar("Options")
 
+LISTS = ("data.keep",)  # which may be empty
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -55,10 +56,12 @@ def parse(words: Sequence[str], options: type[Options]) -> Options:
     known = list(config)
     for word in words:
         key, separator, value = word.partition("=")
+        if word == "=" or (key in known and not separator):
+            raise UserError(f"{word!r} is not understood: write {key or 'key'}=value without spaces around =")
         if key not in known or not separator:
             raise UserError(f"{word!r} is not understood{nearest(key, known)}; write key=value with {', '.join(known)}")
         try:
-            OmegaConf.update(config, key, _escaped(value))
+            OmegaConf.update(config, key, _escaped(_at_home(value)))
         except ValidationError as error:
             raise UserError(f"{word!r} does not do: {str(error).splitlines()[0]}") from None
     if missing := [key for key in known if OmegaConf.is_missing(config, key) or config[key] == ""]:
@@ -69,15 +72,23 @@ def parse(words: Sequence[str], options: type[Options]) -> Options:
 def literal(word: str, keys: Collection[str]) -> str:
     """Quote the value of `key=value` for Hydra where the key's value is a path or a name, to be taken as it is.
 
-    Hydra's grammar gives commas, parentheses, quotes, `=` and `$` meanings of their own.
+    Hydra's grammar gives commas, parentheses, quotes, `=` and `$` meanings of their own. Raises `UserError` where it
+    is empty.
     """
     key, separator, value = word.partition("=")
     if not separator or key.lstrip("+") not in keys:
         return word
-    value = _escaped(value)
+    if not value and key not in LISTS:  # of a shell's variable that is not set
+        raise UserError(f"{key}=… is missing; --help shows examples")
+    value = _escaped(_at_home(value))
     value = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a quote and the backslashes before it
     value = re.sub(r"(\\+)$", r"\1\1", value)
     return f"{key}='{value}'"
+
+
+def _at_home(value: str) -> str:
+    """A path with the home folder for `~`, which shells leave alone in `key=~/path`."""
+    return os.path.expanduser(value) if re.match(r"~(/|$)", value) else value
 
 
 def _escaped(value: str) -> str:

@@ -1,6 +1,7 @@
 """What can be chosen after training: how much of the style, whose colours, where, and how large its strokes are."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -39,7 +40,10 @@ class Controls:
     upscale: bool = False
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check kinds and ranges."""
+        for name, value in (("strength", self.strength), ("size", self.size), ("stroke", self.stroke)):
+            if not isinstance(value, Real | None) or (name != "strength" and not isinstance(value, Integral | None)):
+                raise UserError(f"{name}={value!r} should be a {'whole ' * (name != 'strength')}number")
         if not 0 <= self.strength <= 10:
             raise UserError(f"strength={self.strength} should be in 0…10; 0 is the photo, 1 the network's picture")
         if self.preserve_color not in COLOURS:

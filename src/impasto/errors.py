@@ -20,6 +20,9 @@ class PictureError(UserError):
     """One picture cannot be written as asked for, which says nothing of the next: a folder goes on."""
 
 
+NO_PICTURE = "the network gives no picture: its file is damaged, or was made to deceive"
+
+
 def one_line(said: object) -> str:
     """What a library's error or a hostile file says, of moderate length."""
     text = " ".join(str(said).split())

@@ -33,7 +33,8 @@ def stylize_folder(
 ) -> None:
     """Every image under a folder, into the same places under the output; reading, painting and writing overlap.
 
-    `outputs` are all styles' folders, and the one that they are in: inside the input folder, what is there is no input.
+    `outputs` are all styles' folders, and the one that they are in: inside the input folder, what is there is no input;
+    nor is what folders inside hold that have a report, as pictures painted before.
     """
     place = default_output(folder, look.name) if output is None else Path(output)
     if place.is_file():
@@ -46,6 +47,11 @@ def stylize_folder(
     whole = folder.resolve()
     ours = [path for path in (Path(each).resolve() for each in outputs) if whole in path.parents]
     sources = [path for path in sources if not any(path.resolve().is_relative_to(each) for each in ours)]
+    painted = [report.parent for report in folder.rglob(REPORT) if report.parent != folder and _is_ours(report)]
+    photos = [path for path in sources if not any(path.is_relative_to(each) for each in painted)]
+    if len(photos) < len(sources):
+        log.info("left out: %d pictures painted before (%s)", len(sources) - len(photos), painted[0])
+    sources = photos
     if not sources:
         raise UserError(f"there are no images in {str(folder)!r} but those of output={str(place)!r}")
     targets = _targets(sources, folder, place, job.suffix)
@@ -204,6 +210,15 @@ def _appended(report: Path) -> TextIO:
     if file.tell() and not report.read_bytes().endswith(b"\n"):
         file.write(b"\n")
     return io.TextIOWrapper(file, encoding="utf-8")
+
+
+def _is_ours(report: Path) -> bool:
+    """Whether a report is of this module; other programs have files of its name, too."""
+    try:
+        with report.open(encoding="utf-8", errors="replace") as lines:
+            return {"key", "sha256", "output"} <= set(json.loads(lines.readline()))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _done_before(report: Path, key: str) -> dict[str, str]:

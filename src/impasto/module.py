@@ -109,10 +109,8 @@ class StyleTransferModule(pl.LightningModule):
 
     def _judged(self, content: Tensor, interior: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         stylized = self(content, interior)
-        if interior:
-            margin, (height, width) = self.net.margin, content.shape[-2:]
-            content = content[..., margin : height - margin, margin : width - margin]
-        return stylized, self.objective(stylized.to(memory_format=torch.channels_last), content)
+        seen = self.net.inside(content) if interior else content
+        return stylized, self.objective(stylized.to(memory_format=torch.channels_last), seen)
 
     def _over_ranks(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means over all ranks, in one message that nothing waits for: Lightning's would wait for each term."""

@@ -30,9 +30,7 @@ class Rehearsal:
         content = content.to(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             stylized = self.net(content, interior=True).to(memory_format=torch.channels_last)
-            margin = self.net.margin
-            inside = content[..., margin : image_size - margin, margin : image_size - margin]
-            total = self.objective(stylized, inside)["total"]
+            total = self.objective(stylized, self.net.inside(content))["total"]
         total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from impasto.archive import load_archive
 from impasto.checkpoint import build_network, load_training_checkpoint
@@ -23,6 +24,7 @@ from impasto.models.transformer_net import TransformerNet
 log = logging.getLogger("impasto")
 
 PATIENCE = 10.0  # s: the loaders' workers of a killed run, which hold its lock, look every 5 s whether it lives
+OVERRIDES = "overrides.yaml"  # of the run folder: the words of its command line, which Hydra calls so
 FREE = ("init", "architecture", "style", "images_seen")  # of the record: checked elsewhere, or meant to change
 
 
@@ -124,6 +126,16 @@ def find(resume: str | bool, run_dir: Path) -> Resumed | None:
         raise UserError(f"resume={resume}: there is no checkpoint in that folder")
     log.info("Nothing to go on from in %s: starting", run_dir)
     return None
+
+
+def begun_with(resume: str, run_dir: Path) -> list[str]:
+    """The words of the run that `find` would go on with; none where it has not noted them."""
+    place = run_dir if resume.lower() == "true" else Path(resume)
+    try:
+        words = yaml.safe_load(((place.parent.parent if place.is_file() else place) / OVERRIDES).read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
 
 
 @contextmanager

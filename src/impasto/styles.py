@@ -17,15 +17,18 @@ def find_checkpoints(ckpt: str) -> list[Path]:
         if shipped := sorted(STYLES.glob("*.safetensors")):
             return shipped
         raise UserError(f"ckpt=all: no style ships in {STYLES}; train one with python train.py style=starry_night")
-    if Path(ckpt).is_file():  # whose name may have a comma
-        return [Path(ckpt)]
+    if Path(ckpt).exists():  # whose name may have a comma
+        return [find_checkpoint(ckpt)]
     return [find_checkpoint(name) for name in ckpt.split(",")]
 
 
-def find_checkpoint(ckpt: str) -> Path:
-    """What `ckpt=` means: a file, a style that ships with the package, or the newest run of that style in `runs`."""
+def find_checkpoint(ckpt: str | os.PathLike[str]) -> Path:
+    """What `ckpt=` means: a file, a run's folder, a style that ships, or the newest run of that style in `runs`."""
+    ckpt = os.fspath(ckpt)
     if Path(ckpt).is_file():
         return Path(ckpt)
+    if (Path(ckpt) / "config.yaml").is_file() and len(ended := list(Path(ckpt).glob("*.safetensors"))) == 1:
+        return ended[0]
     shipped = STYLES / f"{ckpt}.safetensors"
     if shipped.is_file():
         return shipped

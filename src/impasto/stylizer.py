@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
+from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from impasto.controls import Controls, finish, read_mask
 from impasto.engines import Engine, TiledEngine, load_engine
-from impasto.errors import UserError
+from impasto.errors import NO_PICTURE, UserError
 from impasto.levels import LEVELS, as_type, composite, resize_array, unit
 from impasto.picture import Picture, from_pil
 from impasto.styles import find_checkpoint, style_name
@@ -23,6 +24,7 @@ log = logging.getLogger("impasto")
 
 Kind = TypeVar("Kind", Image.Image, np.ndarray, "Tensor")
 FEATHER = 16.0  # px
+SLACK = 0.5  # beyond [0, 1]: what resampling overshoots is cut off, other ranges are a mistake
 
 
 class Stylizer:
@@ -62,6 +64,8 @@ class Stylizer:
         Raises `UserError` for wrong values and where memory does not suffice.
         """
         chosen = Controls(**controls)
+        if mask is not None and not isinstance(mask, Image.Image):
+            raise UserError(f"mask= is a Pillow image, not {type(mask).__name__}")
 
         def painted(pictures: list[Picture]) -> list[Picture]:
             results = self.paint_all(pictures, chosen)
@@ -71,9 +75,13 @@ class Stylizer:
             return [masked(result, picture, cover) for result, picture in zip(results, pictures, strict=True)]
 
         if isinstance(image, Image.Image):
+            if 0 in image.size:
+                raise UserError(f"an image of {image.width}×{image.height} px has no pixels")
             return painted([from_pil(image)])[0].to_pil()
         if isinstance(image, np.ndarray):
             return _to_array(painted([_from_array(image)])[0], image.shape[2])
+        if not hasattr(image, "is_floating_point"):
+            raise UserError(f"a Pillow image, a NumPy array or a tensor is stylized, not {type(image).__name__}")
         if not image.is_floating_point() or image.ndim not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape:
             shown = f"a tensor of {image.dtype}, {tuple(image.shape)}"
             raise UserError(f"{shown} should be float, of shape ((batch,) 3, height, width)")
@@ -139,7 +147,7 @@ class Stylizer:
                 f"{width}×{height} px takes more memory than {self.engine.device} has: try {mend}"
             ) from None
         if stylized.shape != content.shape or not np.isfinite(stylized).all():
-            raise UserError("the network gives no picture: its file is damaged, or was made to deceive")
+            raise UserError(NO_PICTURE)
         return [as_type(each.transpose(1, 2, 0), pictures[0].dtype) for each in stylized]
 
     def _tile(self, height: int, width: int) -> int | None:
@@ -168,8 +176,11 @@ def _from_array(array: np.ndarray) -> Picture:
         raise UserError(f"an array of shape {array.shape} should be (height, width, 3 or 4)")
     if array.dtype.name not in LEVELS:
         raise UserError(f"an array of {array.dtype} should be of {', '.join(LEVELS)}")
-    if array.dtype == np.float32 and not np.isfinite(array).all():
-        raise UserError("an array should have finite numbers, in [0, 1]")
+    if array.dtype == np.float32:
+        least, most = float(array.min()), float(array.max())
+        if not (isfinite(least) and isfinite(most) and least >= -SLACK and most <= 1 + SLACK):
+            raise UserError(f"numbers from {least:g} to {most:g} should be finite, in [0, 1]")
+        array = array.clip(0, 1)
     return Picture(array[..., :3], array[..., 3] if array.shape[2] == 4 else None)
 
 

@@ -4,6 +4,7 @@ import logging
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from math import isfinite
@@ -42,7 +43,7 @@ from impasto.machine import (
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import smallest_input
 from impasto.module import StyleTransferModule
-from impasto.resume import Resumed, alone, find, fingerprint
+from impasto.resume import OVERRIDES, Resumed, alone, find, fingerprint
 from impasto.saving import SavedRun, WholeCheckpoints
 from impasto.schedule import Schedule
 from impasto.stopping import StopSignals
@@ -50,10 +51,11 @@ from impasto.stopping import StopSignals
 log = logging.getLogger("impasto")
 
 
-def train(config: dict[str, Any], run_dir: Path) -> Path:
+def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> Path:
     """Train as the resolved configuration says; returns the inference file, `run_dir/<style>.safetensors`.
 
-    The run folder also gets config.yaml, TensorBoard's events, checkpoints/ and preview.jpg.
+    The run folder also gets config.yaml, overrides.yaml (the `words` of the command line), TensorBoard's events,
+    checkpoints/ and preview.jpg.
     Raises `UserError`, before the folder is made where the mistake can be known by then, and `SystemExit` where a
     signal stops the run, saved as far as it came.
     """
@@ -80,13 +82,20 @@ def train(config: dict[str, Any], run_dir: Path) -> Path:
         module.record |= {"precision": trainer.precision, "processes": trainer.world_size}
         if resumed:
             resumed.warn_of_changes(module.record)
+            if (left := module.images - resumed.images_seen) < 0:
+                raise UserError(
+                    f"the run has seen {resumed.images_seen} images: schedule.images= should be more to go on"
+                )
         if trainer.precision == "bf16-mixed":
             module.objective.loss.vgg.round_kernels(torch.bfloat16)
         left = module.images - (resumed.images_seen if resumed else 0)
-        compiled = worth_compiling(config["trainer"], max(0, left)) and left > 0
+        compiled = worth_compiling(config["trainer"], left) and left > 0
         if not run_dir.is_dir():
             held.enter_context(alone(run_dir))
-        _start_folder(config, run_dir, data)
+        if resumed and not left:  # it was trained as it says, whatever is asked for now
+            module.record = {key: resumed.content[key] for key in module.record if key in resumed.content}
+        if left or not (run_dir / "config.yaml").exists():
+            _start_folder(config, run_dir, data, words)
         if resumed:
             log.info("Going on from %s: %d of %d images seen", resumed.path, resumed.images_seen, module.images)
         if compiled:
@@ -243,13 +252,15 @@ def _fit(
 
 
 @rank_zero_only
-def _start_folder(config: dict[str, Any], run_dir: Path, data: ContentDataModule) -> None:
-    write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+def _start_folder(config: dict[str, Any], run_dir: Path, data: ContentDataModule, words: Sequence[str]) -> None:
+    for name, content in (("config.yaml", config), (OVERRIDES, list(words))):
+        write_text(run_dir / name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     if data.rejects:
         write_rejects(run_dir / "rejected.jsonl", data.rejects)
     for left_over in (run_dir / "checkpoints").glob(".*.ckpt"):  # by a run killed while it wrote
         left_over.unlink()
-    log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, shlex.quote(str(run_dir.parent.parent)))
+    runs = run_dir.parent.parent
+    log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, shlex.quote(str(runs if runs.name else run_dir)))
 
 
 def _quieten_libraries() -> None:

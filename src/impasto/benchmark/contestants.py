@@ -172,8 +172,10 @@ def learner(
     return run
 
 
-def stylize_pass(*, kind: str, size: int, width: int = 32, file: str | None = None) -> Callable[[], np.ndarray]:
-    """One image of `size` squared: `reference`, `float32` or `auto` (ours), or what an exported `file` holds."""
+def stylize_pass(
+    *, kind: str, size: int, width: int = 32, file: str | None = None, on: str = "auto"
+) -> Callable[[], np.ndarray]:
+    """One image of `size` squared: `reference`, or ours in a precision, of a `file` or untrained, `on` a device."""
     torch.manual_seed(0)
     net = TransformerNet(width).eval()
     content = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
@@ -186,7 +188,7 @@ def stylize_pass(*, kind: str, size: int, width: int = 32, file: str | None = No
                 return reference(torch.from_numpy(content).to(device)).cpu().numpy()
 
         return run
-    engine = load_engine(Path(file)) if file else EagerEngine(net, precision=kind)
+    engine = load_engine(Path(file), on, kind) if file else EagerEngine(net, device=on, precision=kind)
     return lambda: engine(content)
 
 

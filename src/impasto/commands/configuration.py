@@ -49,7 +49,11 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         try:
             config = hydra.compose(name, list(words), return_hydra_config=True)
-            choices = [word for word in words if (config_dir / word.partition("=")[0]).is_dir()]
+            choices = [
+                word
+                for word in words
+                if (config_dir / word.partition("=")[0]).is_dir() or word.startswith("hydra.searchpath=")
+            ]
             _check_types(config, hydra.compose(name, choices))
             return config
         except MissingConfigException as error:

@@ -67,7 +67,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     if options.iterations < 1:
         raise UserError(f"iterations={options.iterations} should be at least 1")
 
-    from impasto.assets import STYLES
+    from impasto.assets import STYLES, provenance
     from impasto.evaluation.card import write_card
     from impasto.evaluation.scores import Plan, score, speed
     from impasto.export import load_any
@@ -79,12 +79,15 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     path = find_checkpoint(options.ckpt)
     net, metadata = load_any(path)
     objective_options = _objective(config_dir, metadata)
-    painting = read_painting(_painting(options, metadata), objective_options["stroke"])
+    painted_as = _painting(options, metadata)
+    painting = read_painting(painted_as, objective_options["stroke"])
     vgg = {**objective_options["vgg"], **_vgg_file(options, objective_options["vgg"])}
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
     plan = Plan(sizes, photos, options.iterations, choose_device(options.device), options.precision)
     content = _content(options, metadata)
-    beside = path.parent if path.parent != STYLES else Path("runs", path.stem, "scores")  # the package is no place
+    beside = (
+        path.parent if path.resolve().parent != STYLES.resolve() else Path("runs", path.stem, "scores")
+    )  # the package is no place
     folder = beside if options.output is None else Path(options.output)
     check_place(folder / f"{path.stem}.json")
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,10 +95,10 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     card = {
         "network": metadata,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "objective": objective_options,
+        "objective": {**objective_options, "painting": provenance(painted_as)},
         "iterations": options.iterations,
         "scores": scores,
-        "speed": speed(path, sizes) if path.suffix != ".ckpt" else [],
+        "speed": speed(path, sizes, options.device, options.precision) if path.suffix != ".ckpt" else [],
     }
     written = write_card(folder / path.stem, card, sheet)
     _to_tensorboard(folder, card)
@@ -133,6 +136,10 @@ def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
 def _vgg_file(options: EvaluateOptions, vgg: dict[str, Any]) -> dict[str, str]:
     """Where a VGG19 that is the user's own lies, which the network's record does not say."""
     if vgg["source"] != "file":
+        if options.vgg is not None:
+            raise UserError(
+                f"vgg={options.vgg}: the network was trained with the VGG19 of {vgg['source']}, leave it out"
+            )
         return {}
     if options.vgg is None:
         raise UserError("the network was trained with a VGG19 of your own: vgg=FILE, as it was for training")

@@ -63,43 +63,49 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     # torch takes seconds: mistakes above are answered at once
     import yaml
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    from torch.utils.tensorboard.writer import SummaryWriter
 
     from impasto.engines.eager import memory_errors
+    from impasto.events import Events
     from impasto.files import whole_file, write_text
     from impasto.hardware import choose_device, takes_bfloat16
     from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
-    from impasto.losses.objective import read_painting
+    from impasto.losses.objective import SMALLEST, read_painting
     from impasto.optimization import coarse_to_fine, memory_shortage
 
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
     check_writable(output)
     check_not_input(output, [Path(config["content"]), Path(config["style"]["image"])])
-    device = choose_device(config["device"])
+    device = choose_device(str(config["device"]))
     photo = read_image(config["content"])
     sides = coarse_to_fine(config["size"], config["scales"])
     # so that strokes come out as large as asked for, they shrink with the picture
-    strokes = [max(1, round(config["stroke"] * side / sides[-1])) for side in sides]
+    strokes = [max(min(SMALLEST, config["stroke"]), round(config["stroke"] * side / sides[-1])) for side in sides]
     bfloat16 = takes_bfloat16(config["precision"], device.type)
-    height, width = (round(side * sides[-1] / max(photo.size)) for side in reversed(photo.size))
+    (least_width, least_height), (width, height) = (
+        [max(1, round(side * long_side / max(photo.size))) for side in photo.size]
+        for long_side in (sides[0], sides[-1])
+    )
+    if min(least_width, least_height) < SMALLEST:
+        words = f"size={config['size']}" + f" with scales={config['scales']} begins with" * (config["scales"] > 1)
+        raise UserError(f"{words}: {least_width}×{least_height} px, and {SMALLEST} are the least of a side")
     if shortage := memory_shortage(height, width, config["iterations"], config["optimizer"], bfloat16, device):
         raise UserError(shortage + ", and optimizer=adam takes less" * (config["optimizer"] == "lbfgs"))
     paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
-    steps = _iterations(config, photo, list(zip(sides, paintings, strict=True)), device)
+    steps = _iterations(config, photo, list(zip(sides, paintings, strict=True)), device, bfloat16)
     write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
+    events = Events(run_dir, start=0)
     rows, picture = list[dict[str, float]](), None
     stopped: BaseException | None = None
     try:
-        with SummaryWriter(str(run_dir)) as writer, Progress(*columns, transient=True) as progress, memory_errors():
+        with Progress(*columns, transient=True) as progress, memory_errors():
             bar = progress.add_task("", total=config["scales"] * config["iterations"])
             for number, (side, step) in enumerate(steps, 1):
                 rows.append({"iteration": number, "size": side, **step.terms})
                 picture = step.image
-                for name, value in step.terms.items():
-                    writer.add_scalar(f"optimize/{name}", value, number)
+                events.log_metrics({f"optimize/{name}": value for name, value in step.terms.items()}, number)
                 if number % config["every"] == 0:
-                    writer.add_image("optimize/picture", picture[0].cpu(), number)
+                    events.add_image("optimize/picture", picture[0].cpu(), number)
                 shown = " ".join(f"{name} {step.terms[name]:.3g}" for name in ("total", "content", "style", "tv"))
                 progress.update(bar, completed=number, description=f"{side} px: {shown}")
     except MemoryError:
@@ -110,13 +116,14 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     except KeyboardInterrupt:
         stopped = KeyboardInterrupt()
     if picture is not None:
+        save_image(to_image(picture.cpu().numpy()), output)
+        height, width = picture.shape[2:]
+        log.info("Wrote %s, %d×%d px", output, width, height)
         with whole_file(run_dir / "trace.csv") as temporary, temporary.open("w", newline="") as file:
             table = csv.DictWriter(file, list(rows[0]))
             table.writeheader()
             table.writerows(rows)
-        save_image(to_image(picture.cpu().numpy()), output)
-        height, width = picture.shape[2:]
-        log.info("Wrote %s, %d×%d px; terms of every iteration: %s", output, width, height, run_dir / "trace.csv")
+        log.info("  terms of every iteration: %s", run_dir / "trace.csv")
         log.info("  tensorboard --logdir %s", shlex.quote(str(run_dir)))
     if stopped is not None:
         raise stopped
@@ -138,7 +145,7 @@ def _check(config: dict[str, Any]) -> None:
 
 
 def _iterations(
-    config: dict[str, Any], photo: "Image", scales: list[tuple[int, "Image"]], device: "torch.device"
+    config: dict[str, Any], photo: "Image", scales: list[tuple[int, "Image"]], device: "torch.device", bfloat16: bool
 ) -> "Iterator[tuple[int, Iteration]]":
     """The long side (px) and each iteration, scale after scale, each begun with what the one before came to.
 
@@ -146,14 +153,12 @@ def _iterations(
     """
     from torch.nn import functional as F
 
-    from impasto.hardware import takes_bfloat16
     from impasto.image import resize
     from impasto.losses.objective import build_objective
     from impasto.optimization import optimize as iterations
     from impasto.optimization import white_noise
     from impasto.tensors import to_tensor
 
-    bfloat16 = takes_bfloat16(config["precision"], device.type)
     vgg, picture = config["vgg"], None
     for side, painting in scales:
         objective = build_objective(painting, config["loss"], vgg, config["strength"]).to(device)

@@ -1,15 +1,13 @@
 """`python train.py`: Hydra's configuration → `impasto.training.train`, with every mistake in one line."""
 
 import logging
-import sys
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from impasto import cli
 from impasto.commands.configuration import combinations, compose, plain, register_resolvers
@@ -49,13 +47,15 @@ Train a network that paints any photo in the style of one painting.
   vgg=oxford|torchvision    or vgg=file vgg.path=FILE vgg.preprocessing=torchvision|caffe; vgg.pooling=max|average
   init=auto|random|FILE|NAME  weights to start from: of a style that ships (if it has this width and depth), none, or
                             of an inference file or style
-  resume=true|PATH          go on from the run folder's newest checkpoint if there is one, or from a checkpoint
+  resume=true|PATH          go on from the run folder's newest checkpoint if there is one, or from a checkpoint; words
+                            that its run was begun with hold on where no others are given
   guards.on_divergence=lower|stop  where the loss blows up: back to the last good weights, 0.3 times the learning rate,
                             three times at most; or stop there
   guards.on_collapse=stop|warn  where validation pictures are constant or all the same, twice running
   checkpoint.every=N|Tmin   images (at most ten minutes of work are lost), or minutes, such as 10min
   validation.every= (images), seed=
   hydra.run.dir=DIR         default: runs/<style>/<when>
+  --config-dir=DIR          has style/, schedule/, … of yours, with files as in configs/: style=mine
   -m                        a run for each combination of the values that have commas between them: one per GPU, or as
                             many as a CPU's cores permit, with a log beside each folder; one that fails stops no other
 
@@ -80,6 +80,9 @@ LITERAL = (
 )
 
 
+NAME = 200  # letters of a folder's name, at most
+
+
 def main(config_dir: Path) -> None:
     """Run training on the command line, with the configuration in `config_dir`."""
     register_resolvers()
@@ -88,29 +91,51 @@ def main(config_dir: Path) -> None:
 
 
 def _train(config_dir: Path, words: list[str]) -> None:
+    words = _with_search_path(words)
+    if several := {"-m", "--multirun"} & set(words):
+        words = [word for word in words if word not in several]
+    if flags := [word for word in words if word.startswith("-")]:
+        raise UserError(
+            f"{flags[0]} is unknown: there are -m, --config-dir=DIR and --help; config.yaml is in a run's folder"
+        )
+    if several:
+        _train_all(config_dir, words)
+        return
+    for word in words:
+        if word.partition("=")[0] not in LITERAL and len(combinations([word])) > 1:
+            raise UserError(f"{word} are several: python train.py -m {word} trains one after another")
+    if any(word.startswith("resume=") for word in words):
+        from impasto.resume import begun_with
+
+        config = compose(config_dir, "train", _quoted(words))
+        if begun := begun_with(str(config.resume), Path(config.hydra.run.dir)):
+            named = {word.partition("=")[0] for word in words}
+            if kept := [word for word in begun if word.partition("=")[0] not in named]:
+                _say(f"As the run was begun: {' '.join(kept)}")
+            words = [*kept, *words]
     words = [*words, *_choices_for_this_machine(words)]
-    if {"-m", "--multirun"} & set(words):
-        _train_all(config_dir, [word for word in words if word not in ("-m", "--multirun")])
-        return
-    if several := [word for word in words if word.startswith("style=") and "," in word]:
-        raise UserError(f"{several[0]} are several: python train.py -m {several[0]} trains one after another")
-    if any(word.startswith("-") for word in words):  # Hydra's own flags: --cfg, --info, …
-        sys.argv[1:] = _quoted(words)
-
-        def job(config: DictConfig) -> None:
-            try:
-                _start(config_dir, words, plain(config), Path(HydraConfig.get().runtime.output_dir))
-            except UserError as error:  # which Hydra would show with its traceback
-                sys.exit(f"error: {error}")
-
-        hydra.main(version_base="1.3", config_path=str(config_dir), config_name="train")(job)()
-        return
     config = compose(config_dir, "train", _quoted(words))
     _start(config_dir, words, plain(config), Path(config.hydra.run.dir))
 
 
 def _quoted(words: Sequence[str]) -> list[str]:
     return [cli.literal(word, LITERAL) for word in words]
+
+
+def _with_search_path(words: Sequence[str]) -> list[str]:
+    """`--config-dir DIR` and `--config-dir=DIR` as the word that Hydra has for it."""
+    rest, folders = list[str](), list[str]()
+    waiting = iter(words)
+    for word in waiting:
+        flag, separator, value = word.partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            rest.append(word)
+            continue
+        folder = Path(value if separator else next(waiting, ""))
+        if not folder.is_dir():
+            raise UserError(f"--config-dir={folder}: there is no such folder")
+        folders.append("'file://{}'".format(str(folder.resolve()).replace("'", "\\'")))
+    return [*rest, f"hydra.searchpath=[{','.join(folders)}]"] if folders else rest
 
 
 def _start(config_dir: Path, words: Sequence[str], config: dict[str, Any], run_dir: Path) -> None:
@@ -135,7 +160,8 @@ def _start(config_dir: Path, words: Sequence[str], config: dict[str, Any], run_d
     with one_voice():
         from impasto.training import train  # Lightning takes seconds: mistakes in the words are answered at once
 
-        train(config, run_dir)
+        own = ("resume", "hydra.run.dir")  # of this start
+        train(config, run_dir, [word for word in words if word.partition("=")[0] not in own])
 
 
 def _train_all(config_dir: Path, words: Sequence[str]) -> None:
@@ -145,18 +171,27 @@ def _train_all(config_dir: Path, words: Sequence[str]) -> None:
 
     if started_by():
         raise UserError(f"-m starts processes of its own: leave {started_by()} out")
+    if wrong := [word for word in words if word.startswith(("hydra.sweep", "hydra.launcher"))]:
+        raise UserError(
+            f"{wrong[0]} has no say: -m trains with processes of its own, in folders beside hydra.run.dir=DIR"
+        )
+    _choices_for_this_machine(words)  # says what each run chooses
     taken = [word for word in words if word.partition("=")[0].lstrip("+") in LITERAL]  # as they are, commas and all
     named = any(word.startswith("hydra.run.dir=") for word in taken)
-    runs: dict[Path, list[str]] = {}
-    folders: list[Path] = []
+    found: list[tuple[Path, list[str]]] = []
     for combination in combinations([word for word in words if word not in taken]):
         config = compose(config_dir, "train", [*combination, *_quoted(taken)])
         trainer, folder = plain(config)["trainer"], Path(config.hydra.run.dir)
-        if folder in folders and not named and str(config.resume).lower() != "false":
+        if not named and str(config.resume).lower() != "false" and folder in dict(found):
             raise UserError(f"several runs would go on in {str(folder)!r}: scripts/train_gallery.py does that")
-        folders.append(folder)
-        number = folders.count(folder)
-        runs[Path(f"{folder}_{number}") if number > 1 else folder] = [*combination, *taken]
+        found.append((folder, combination))
+    runs = dict[Path, list[str]]()
+    for folder, combination in found:
+        alike = [others for place, others in found if place == folder]
+        # what tells runs of one folder apart, so that the next sweep goes on with the same ones
+        apart = [word for word in combination if not all(word in others for others in alike)]
+        name = "-".join([folder.name, *(re.sub(r"[^\w.+-]+", "_", word) for word in apart)])
+        runs[folder.with_name(name[:NAME])] = [*combination, *taken]
     several = trainer["strategy"] == "ddp" or trainer["devices"] not in ("auto", 1)  # devices for each run
     room: list[dict[str, str]] = [{}] if several else places(on_cpu=trainer["accelerator"] == "cpu")
     log.info("%d runs, %d at a time", len(runs), min(len(runs), len(room)))

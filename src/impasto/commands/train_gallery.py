@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from impasto import cli
+from impasto.assets import painting
 from impasto.errors import UserError
 
 log = logging.getLogger("impasto")
 
 SHIPPED = "starry_night,great_wave,cafe_terrace,composition_viii,night_cafe,summertime"
+
+CHOSEN = ("data", "schedule")  # by train.py, where no word does
 
 USAGE = f"""
 Train a gallery of styles: one at a time on a CPU, one per GPU where there are some. Go on by running it again.
@@ -75,13 +78,23 @@ def train_gallery(root: Path, words: list[str]) -> None:
     names = {field.name for field in fields(GalleryOptions)}
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
     rest = [word for word in words if word.partition("=")[0] not in names]
-    for key, plural in (("strength", "strengths"), ("stroke", "strokes"), ("style", "styles")):
-        if any(word.partition("=")[0] == key for word in rest):
+    named = {word.partition("=")[0]: word for word in rest}
+    for key, plural in (
+        ("strength", "strengths"),
+        ("stroke", "strokes"),
+        ("style", "styles"),
+        ("hydra.run.dir", "output"),
+    ):
+        if key in named:
             raise UserError(f"{key}= is {plural}= here")
+    if "resume" in named:
+        raise UserError(f"{named['resume']}: runs are gone on with anyway; another output=DIR begins anew")
     runs = planned(options)
+    for run in runs:
+        painting(run.style)  # mistakes before hours are spent
     if options.sheet is not None and not Path(options.sheet).exists():
         raise UserError(f"sheet={options.sheet}: there is no such photo or folder")
-    todo = [run for run in runs if not _done(run)]
+    todo = [run for run in runs if not _done(run, rest)]
     log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
     if failed := run_all(root / "train.py", {run.folder: [*run.words, *rest] for run in todo}, places()):
         raise UserError(f"failed: {', '.join(map(str, failed))}")
@@ -92,21 +105,23 @@ def train_gallery(root: Path, words: list[str]) -> None:
         _ship(root, runs, vgg)
 
 
-def _done(run: Run) -> bool:
-    """Whether there is a run's network. Raises `UserError` where it was trained with other words than these."""
+def _done(run: Run, rest: Sequence[str]) -> bool:
+    """Whether there is a run's network. Raises `UserError` where the run was begun with other words than these."""
+    from impasto.checkpoint import load_network
+    from impasto.resume import begun_with
+
+    asked = {word.partition("=")[0]: word for word in (*run.words, *rest) if word != "resume=true"}
+    begun = {word.partition("=")[0]: word for word in begun_with("true", run.folder)}
+    for key in {**begun, **asked} if begun else ():
+        # where nothing is said of them, data and schedule are chosen for the machine
+        if asked.get(key) != begun.get(key) and not key.startswith("trainer") and (key in asked or key not in CHOSEN):
+            before, now = (words.get(key, f"no {key}=") for words in (begun, asked))
+            raise UserError(
+                f"{str(run.folder)!r} was begun with {before}, not {now}: say the same, or another output=DIR"
+            )
     if not run.network.is_file():
         return False
-    from impasto.checkpoint import load_network
-
-    record = load_network(run.network)[1]
-    style = record.get("style", {})
-    for key, asked, was in (
-        ("strength", run.strength, record.get("strength")),
-        ("stroke", run.stroke, style.get("stroke")),
-    ):
-        if was is not None and float(asked) != float(was):
-            raise UserError(f"{str(run.network)!r} was trained with {key}={was}, not {asked}: say another output=DIR")
-    log.info("%s is there already, after %s images", run.network, record.get("images_seen", "unknown"))
+    log.info("%s is there already, after %s images", run.network, load_network(run.network)[1].get("images_seen"))
     return True
 
 
@@ -130,7 +145,6 @@ def planned(options: GalleryOptions) -> list[Run]:
 
 def _draw(runs: Sequence[Run], source: Path, output: Path) -> None:
     """A row for each painting, and in it each photo at each setting."""
-    from impasto.assets import painting
     from impasto.image import read_image, read_images, save_image
     from impasto.sheet import contact_sheet
     from impasto.stylizer import Stylizer

@@ -1,5 +1,6 @@
 """Packed photos: decoded and resized once, into one memory-mapped file with a checksum for each."""
 
+import glob
 import hashlib
 import json
 import logging
@@ -103,7 +104,8 @@ def pack(photos: Sequence[Path], root: Path, short_side: int, folder: Path) -> P
             with held(
                 folder.parent, f"Waiting for another process that packs into {str(folder.parent)!r}", patience=None
             ):
-                for half in folder.parent.glob(".*.packing"):  # of photos that are no longer asked for
+                name = glob.escape(folder.name.rpartition("_")[0])
+                for half in folder.parent.glob(f".{name}_*.packing"):  # of these photos before they changed
                     if half != packing(folder):
                         shutil.rmtree(half)
                 _make({path.relative_to(root).as_posix(): path for path in photos}, short_side, folder)

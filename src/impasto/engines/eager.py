@@ -1,7 +1,10 @@
 """The network itself, in PyTorch."""
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,11 @@ from impasto.tiling.room import choose_tile
 # On 2 cores four images of 128² at once took 0.82 of their time one by one, of 256² 1.03, and eight of 512² 2.7: what
 # stays in the caches gains. On a GPU an estimate: what fills it.
 BATCH_PIXELS = {"cpu": 4 * 128**2, "cuda": 4 * 1024**2, "mps": 1024**2}
+
+
+# A process forked from one that has stylized has none of OpenMP's threads, and would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class EagerEngine:
@@ -83,6 +91,6 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError, and the CPU allocator's plain RuntimeError
-        if "memory" not in str(error):
+        if not re.search(r"out.of.memory|(not enough|allocate) memory|ALLOC_FAILED", str(error), re.IGNORECASE):
             raise
         raise MemoryError from None

@@ -36,11 +36,13 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         for f in scores["artefacts"]
     ]
     speeds = [{"size": f"{line['size']}²", "ms": line["ms"], "peak MB": line["peak MB"]} for line in card["speed"]]
+    compared = f"Photo, network, optimiser after {card['iterations']} iterations with the same weights"
+    shown = compared if scores["terms"] else "The painting"
     relative = "Style: 1 is a mean photo's distance from the painting. Content: 1 is the distance of another photo."
     parts = [
         f"# {title}",
-        f"Painting: {by}. Photo, network, optimiser after {card['iterations']} iterations with the same weights:",
-        f"![photo, network, optimiser]({sheet})",
+        f"Painting: {by}. {shown}:",
+        f"![{shown}]({sheet})",
         "## Worth",
         "Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on photos not learned from:",
         "\n".join(f"- {sentence(line)}" for line in scores["worth"]),
@@ -50,7 +52,9 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         "To the photo: " + ", ".join(f"{name} {value}" for name, value in scores["similarity"].items()) + ".",
         *(["## Artefacts", table(findings)] if findings else []),
         *(["## Speed", table(speeds)] if speeds else []),
-        "On " + ", ".join(f"{key} {value}" for key, value in scores["machine"].items()) + ".",
+        "On "
+        + ", ".join(f"{key} {value}" for key, value in scores["machine"].items())
+        + f", in {scores['precision']}.",
         "## Origin",
         "```json\n" + json.dumps(metadata, indent=1, ensure_ascii=False) + "\n```",
     ]

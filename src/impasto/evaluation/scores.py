@@ -90,7 +90,7 @@ def score(
         "worth": contest.worths,
         "skipped": skipped,
         "terms": _means([each.terms for each in contest.compared]),
-        "similarity": _similarity(network, photos, plan.sizes[0]),
+        "similarity": _similarity(network, photos, min(plan.sizes)),
         "artefacts": [_typical(findings) for findings in zip(*suite, strict=True)],
         "machine": machine(),
         "precision": "bfloat16" if bfloat16 else "float32",
@@ -101,11 +101,13 @@ def score(
     return scores, sheet
 
 
-def speed(file: Path, sizes: Sequence[int], repeats: int = 5) -> list[dict[str, Any]]:
+def speed(
+    file: Path, sizes: Sequence[int], device: str = "auto", precision: str = "auto", repeats: int = 5
+) -> list[dict[str, Any]]:
     """Milliseconds and peak memory of one pass per size, each in a process of its own; what fails is left out."""
     lines = []
     for size in sizes:
-        with Contestant(f"{size}", stylize_pass, kind="file", size=size, file=str(file)) as contestant:
+        with Contestant(f"{size}", stylize_pass, kind=precision, size=size, file=str(file), on=device) as contestant:
             try:
                 alternate([contestant], repeats)
             except UserError as error:  # scores that took minutes are not lost for it
@@ -262,12 +264,12 @@ def _means(compared: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, f
     }
 
 
-def _similarity(network: Callable[[Tensor], Tensor], photos: _Photos, size: int) -> dict[str, Any]:
-    """SSIM on luminance, and LPIPS where torchvision's AlexNet has been downloaded, to the photo."""
+def _similarity(network: Callable[[Tensor], Tensor], photos: _Photos, short_side: int) -> dict[str, Any]:
+    """SSIM on luminance, and LPIPS where torchvision's AlexNet has been downloaded, to the photo at a `short_side`."""
     from torchmetrics.functional.image import structural_similarity_index_measure as structural_similarity
 
     pairs = []
-    for _, image in photos.at_least(SSIM_LEAST, 8, min, size)[0]:
+    for _, image in photos.at_least(SSIM_LEAST, 8, min, short_side)[0]:
         photo = to_tensor(image)
         pairs.append((photo, network(photo).cpu().float()))
     ssim: list[Any] = [
@@ -275,7 +277,7 @@ def _similarity(network: Callable[[Tensor], Tensor], photos: _Photos, size: int)
     ]
     if not pairs:
         return {"ssim": "skipped: the photos are too small", "photos": 0}
-    found: dict[str, Any] = {"ssim": round(mean(map(float, ssim)), 3), "photos": len(pairs)}
+    found: dict[str, Any] = {"ssim": round(mean(map(float, ssim)), 3), "photos": len(pairs), "short side": short_side}
     weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
     if not weights.is_file():
         return {**found, "lpips": f"skipped: it takes torchvision's {ALEXNET} in torch's cache folder"}

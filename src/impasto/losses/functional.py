@@ -34,8 +34,9 @@ class _GramMatrix(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
         symmetric = (gradients[0] + gradients[0].mT) / features[0].numel()
-        # in the features' dtype, to which the result is rounded anyway
-        rows = _rows(features) @ symmetric.to(features.dtype)
+        # in the features' dtype, to which the result is rounded anyway; but the factor is below float16's least number
+        dtype = torch.float32 if features.dtype == torch.float16 else features.dtype
+        rows = (_rows(features).to(dtype) @ symmetric.to(dtype)).to(features.dtype)
         return rows.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
 
 

@@ -21,6 +21,7 @@ from impasto.tensors import to_tensor
 log = logging.getLogger("impasto")
 
 REFERENCE_SIZE = 192  # px, of the photos that relative terms are relative to
+SMALLEST = 16  # px: below, nothing is left for VGG19's deepest layer
 LARGEST = 4096  # px of a painting's short side: far beyond, Linux would end the process for want of memory
 BLURRED_FROM = 2.0  # times that a small painting is enlarged, from which on it is worth a warning
 
@@ -73,8 +74,8 @@ def read_painting(path: str | os.PathLike[str], stroke: int) -> Image.Image:
 
     Enlarges a smaller one, with a warning where that blurs it. Raises `UserError`.
     """
-    if not 1 <= stroke <= LARGEST:
-        raise UserError(f"stroke={stroke} should be in 1…{LARGEST} px")
+    if not SMALLEST <= stroke <= LARGEST:
+        raise UserError(f"stroke={stroke} should be in {SMALLEST}…{LARGEST} px")
     painting = read_image(path, stroke)
     factor = stroke / min(painting.size)
     if factor >= BLURRED_FROM:

@@ -68,11 +68,13 @@ class PerceptualLoss(nn.Module):
         self.vgg = vgg
         self.style_layers, self.content_layers = dict(style_layers), dict(content_layers)
         self.content_reduction = content_reduction
+        device = next(vgg.buffers()).device  # of another objective's, a GPU maybe
         with torch.no_grad():
-            for name, features in vgg(style, self.style_layers).items():
+            for name, features in vgg(style.to(device), self.style_layers).items():
                 self.register_buffer(f"{name}_gram", gram_matrix(features), persistent=False)
         self.scales: dict[str, float] = {}
         if reference is not None:
+            reference = reference.to(device)
             with torch.no_grad():
                 features = vgg(reference, {**self.content_layers, **self.style_layers})
                 # each photo beside the next one

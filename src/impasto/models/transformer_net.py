@@ -108,11 +108,14 @@ class TransformerNet(nn.Module):
 
         Of the `interior` the photo itself is the margin: the result is smaller by it on each side.
         """
-        height, width = content.shape[-2:]
         if interior:
-            stylized = self._with_reflection(content, 0)
-            return stylized[..., self.margin : height - self.margin, self.margin : width - self.margin]
+            return self.inside(self._with_reflection(content, 0))
         return self._with_reflection(content, self.margin)
+
+    def inside(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 new_height new_width"]:
+        """A photo's, or its picture's, `interior`: what is left without the margin on each side."""
+        height, width = image.shape[-2:]
+        return image[..., self.margin : height - self.margin, self.margin : width - self.margin]
 
     def _with_reflection(self, content: Tensor, margin: int) -> Tensor:
         height, width = content.shape[-2:]

@@ -5,7 +5,6 @@ Source: Simonyan and Zisserman 2015 (arXiv:1409.1556), configuration E.
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from impasto.archive import load_archive
 from impasto.errors import UserError, one_line
 
 CHANNELS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # (channels, convolutions) of each block
@@ -164,18 +164,19 @@ def _download(url: str = TORCHVISION_URL, sha256: str = TORCHVISION_SHA256) -> P
 
 def _read(path: Path) -> dict[str, Any]:
     """A state dict from safetensors or a pickle that holds only tensors."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    if not path.is_file():
+        raise UserError(f"there is no VGG19 file {str(path)!r}")
+    state: Any
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old files warn about their storage format
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"there is no VGG19 file {str(path)!r}") from None
-    except Exception as error:  # unpickling, zip and safetensors errors have no common base
-        raise UserError(f"cannot read VGG19 weights from {str(path)!r}: {one_line(error)}") from None
+        try:
+            state = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cannot read VGG19 weights from {str(path)!r}: {one_line(error)}") from None
+    else:
+        state = load_archive(path)
     inner = state.get("state_dict", state) if isinstance(state, dict) else {}
     return inner if isinstance(inner, dict) else {}
 
@@ -192,7 +193,8 @@ def _from_state_dict(state: dict[str, Any], path: object) -> Weights:
                 and (kernel.shape, bias.shape) == ((out_channels, in_channels, 3, 3), (out_channels,))
             ):
                 raise UserError(f"{str(path)!r} does not hold VGG19: features.{index} is missing or has another shape")
-            weights[f"relu{block}_{convolution}"] = (kernel.float(), bias.float())
+            # copied, as an archive's are mapped to its file, which may change
+            weights[f"relu{block}_{convolution}"] = (kernel.float().clone(), bias.float().clone())
             index, in_channels = index + 2, out_channels
         index += 1  # the pooling layer
     return weights

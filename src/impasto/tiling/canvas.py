@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt
 from torch import Tensor
 
+from impasto.errors import NO_PICTURE, UserError
 from impasto.models.transformer_net import TransformerNet
 
 Region = tuple[slice, slice]  # rows and columns, in pixels of the quarter resolution
@@ -59,7 +60,9 @@ class Canvas:
         return self._tensor(levels.astype(np.float32))
 
     def write(self, tile: Region, stylized: Float[Tensor, "1 3 height width"]) -> None:
-        """Round [0, 1] to the nearest level."""
+        """Round [0, 1] to the nearest level. Raises `UserError` for what is not finite."""
+        if not stylized.isfinite().all():
+            raise UserError(NO_PICTURE)
         shown, part = [], []  # without what extends the picture
         for span, size in zip(self._full(tile), self.stylized.shape[:2], strict=True):
             start, end = (min(max(place - self.margin, 0), size) for place in (span.start, span.stop))

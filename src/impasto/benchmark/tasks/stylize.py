@@ -27,7 +27,7 @@ def run(options: Options) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, file in _exports(Path(folder), options).items():
-            plans[f"impasto, {name}"] = {"kind": "file", "file": str(file)}
+            plans[f"impasto, {name}"] = {"kind": "auto", "file": str(file)}
         plans["impasto, slim"] = {"kind": "auto", "width": 16}
         for size in [options.image_size] if options.image_size else [512, 1024]:
             with ExitStack() as stack:
