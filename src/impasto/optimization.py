@@ -51,13 +51,15 @@ def optimize(
     optimizer: str = "lbfgs",
     learning_rate: float | None = None,
     bfloat16: bool = False,
+    first_step: float | None = FIRST_STEP,
 ) -> Iterator[Iteration]:
     """Optimise an image, from `start`; yields each iteration, which is one evaluation of the objective.
 
-    L-BFGS takes no line search, as in the papers' own programs. Theirs and torch's begin with a step of one millionth,
-    from which rounding makes a false curvature: begun with a photo of 512 px, the objective then rises from 6 to 2,436.
-    `FIRST_STEP` saves three iterations there, from noise one. The image is free to leave [0, 1] on its way, which
-    lowers the objective a little. Both make the yardstick the harder; what is yielded is clipped.
+    L-BFGS takes no line search, as in the papers' own programs. Its `first_step` changes values by so much on average;
+    None is torch's and theirs, of one millionth, from which rounding makes a false curvature: begun with a photo of
+    512 px, the objective then rises from 6 to 2,436, and comes down three iterations later. The image is free to leave
+    [0, 1] on its way, which lowers the objective a little: the yardstick is the harder for it; what is yielded is
+    clipped.
     Ends early where the objective stops being finite. Raises `UserError` for an unknown optimiser.
     """
     if optimizer not in OPTIMIZERS:
@@ -84,8 +86,8 @@ def optimize(
 
     for number in range(1, iterations + 1):
         before = image.detach().clone()
-        if optimizer == "lbfgs":  # whose first step is the gradient over its sum, times the rate
-            method.param_groups[0]["lr"] = rate * (FIRST_STEP * image.numel() if number == 1 else 1)
+        if optimizer == "lbfgs" and first_step is not None:  # else the gradient over its sum, times the rate
+            method.param_groups[0]["lr"] = rate * (first_step * image.numel() if number == 1 else 1)
         method.step(evaluate)  # type: ignore[no-untyped-call]  # as L-BFGS, too
         values = {name: float(term.detach()) for name, term in terms.items()}
         if not isfinite(values["total"]):
