@@ -65,7 +65,11 @@ def test_what_another_style_painted_inside_the_folder_is_no_photo(paint, photos,
     paint(photos, photos / "night")
     paint(photos, photos / "wave")
     assert len(find_images(photos / "wave")) == count
-    assert f"left out: {count} pictures painted before ({photos / 'night'})" in caplog.messages
+    assert f"left out: {count} pictures painted before" in caplog.messages
+    noise_image(20, 16).save(photos / "night" / "own.png")  # a photo beside them
+    paint(photos, tmp_path / "all")
+    assert len(find_images(tmp_path / "all")) == count + 1
+    (photos / "night" / "own.png").unlink()
     paint(photos / "night", tmp_path / "twice")  # as it is asked for
     assert len(find_images(tmp_path / "twice")) == count
 

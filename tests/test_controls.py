@@ -74,6 +74,8 @@ def test_a_mask_chooses_and_blends_between(pair):
         ({"strength": float("nan")}, "strength=nan should be in"),
         ({"preserve_color": "all"}, "preserve_color is none, luminance, histogram, not 'all'"),
         ({"strength": "0.5"}, "strength='0.5' should be a number"),
+        ({"strength": None}, "strength=None should be a number"),
+        ({"size": True}, "size=True should be a whole number"),
         ({"size": "32"}, "size='32' should be a whole number"),
         ({"stroke": 320.5}, "stroke=320.5 should be a whole number"),
         ({"size": 0}, "size=0 should be in 1…1000000 px"),

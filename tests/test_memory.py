@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from impasto.memory import is_shortage
+
 FAULTS = """
 import resource
 from impasto.memory import keep_freed_memory
@@ -27,3 +29,20 @@ def page_faults(call: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's allocator")
 def test_a_pass_touches_no_new_pages():
     assert page_faults("keep_freed_memory()") < page_faults("pass") / 5
+
+
+@pytest.mark.parametrize(
+    ("said", "short"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("MPS backend out of memory (MPS allocated: 1 GB)", True),
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", True),
+        ("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("could not create a primitive", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("unsupported memory format option Contiguous", False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(said, short):
+    assert is_shortage(RuntimeError(said)) is short

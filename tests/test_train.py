@@ -166,7 +166,7 @@ def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(run, tmp_pat
     assert load_network(tmp_path / "run" / "a.safetensors")[1]["seed"] == 1
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 1
     result = run("train.py", *words, "schedule.images=8", "resume=true")
-    assert result.stderr.strip().endswith("error: the run has seen 16 images: schedule.images= should be more to go on")
+    assert result.stderr.strip().endswith("error: the run has seen 16 images: schedule.images=8 should be more")
     assert list(losses(tmp_path / "run")) == list(range(1, 17))
     assert list(losses(tmp_path / "run", "val/total")) == [8, 16]
 
@@ -185,6 +185,32 @@ def test_a_resumed_run_goes_on_with_its_own_words_but_for_those_given_now(run, t
     assert "strength" not in result.stderr
     record = load_network(tmp_path / "run" / "a.safetensors")[1]
     assert (record["strength"], record["style"]["stroke"], record["images_seen"]) == (2, 64, 8)
+    result = run("train.py", f"resume={tmp_path / 'run'}", "data.batch_size=3", "schedule.images=9", cwd=tmp_path)
+    assert "11 of 9 images" in result.stdout, result.stderr  # the last batch is whole
+    (tmp_path / "run" / "a.safetensors").unlink()
+    result = run("train.py", f"resume={tmp_path / 'run'}", cwd=tmp_path)  # which has its style, and has ended
+    assert result.returncode == 0, result.stderr
+    assert load_network(tmp_path / "run" / "a.safetensors")[1]["images_seen"] == 11
+
+
+def test_words_given_now_end_what_was_said_of_others(tmp_path, monkeypatch):
+    from impasto.commands import train
+
+    monkeypatch.chdir(tmp_path)
+    train.register_resolvers()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    begun = ["data=folder", "data.root=photos", "data.image_size=96", "schedule.images=300", "schedule=quick"]
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(begun))
+
+    def words(*given):
+        return sorted(train._as_begun(ROOT / "configs", [f"resume={folder}", *given])[: -1 - len(given)])
+
+    assert words() == sorted(begun)
+    assert words("data=folder") == sorted(begun[1:])
+    assert words("data=bundled") == ["schedule.images=300", "schedule=quick"]
+    assert words("data.root=others") == ["data.image_size=96", "schedule.images=300", "schedule=quick"]
+    assert words("schedule=full") == ["data.image_size=96", "data.root=photos", "data=folder"]
 
 
 def test_configuration_files_of_ones_own(run, tmp_path, photos):
@@ -201,6 +227,8 @@ def test_configuration_files_of_ones_own(run, tmp_path, photos):
 
 BAD = [
     (["style=stary_night"], "style 'stary_night' is unknown; did you mean 'starry_night'?; known: "),
+    (["style=my/painting.jpg"], "style 'my/painting.jpg' is unknown; known: "),
+    (["style=my/painting.jpg"], "; style.image=my/painting.jpg would be a painting of yours"),
     (["style=poppies,great_wave"], "are several: python train.py -m style=poppies,great_wave"),
     (["schedule=quik"], "schedule 'quik' is unknown; did you mean 'quick'"),
     ([], "style.image=… is missing: say style=starry_night"),
@@ -250,6 +278,8 @@ BAD = [
     (["style=starry_night", "stroke=9"], "stroke=9 should be in 16…4096 px"),
     (["style=starry_night", "strength=0.3,1"], "strength=0.3,1 are several: python train.py -m strength=0.3,1"),
     (["style=starry_night", "hydra.run.dir="], "hydra.run.dir=… is missing"),
+    (["resume=true"], "style.image=… is missing: say style=starry_night"),
+    (["resume=/nowhere"], "style.image=… is missing: say style=starry_night"),
     (["style=starry_night", "--cfg", "job"], "--cfg is unknown: there are -m, --config-dir=DIR and --help"),
     (["style=starry_night", "--config-dir", "/nowhere"], "--config-dir=/nowhere: there is no such folder"),
     (["style=starry_night", "strength=0"], "strength=0 should be above 0"),

@@ -61,7 +61,7 @@ def parse(words: Sequence[str], options: type[Options]) -> Options:
         if key not in known or not separator:
             raise UserError(f"{word!r} is not understood{nearest(key, known)}; write key=value with {', '.join(known)}")
         try:
-            OmegaConf.update(config, key, _escaped(_at_home(value)))
+            OmegaConf.update(config, key, _escaped(at_home(value)))
         except ValidationError as error:
             raise UserError(f"{word!r} does not do: {str(error).splitlines()[0]}") from None
     if missing := [key for key in known if OmegaConf.is_missing(config, key) or config[key] == ""]:
@@ -80,13 +80,13 @@ def literal(word: str, keys: Collection[str]) -> str:
         return word
     if not value and key not in LISTS:  # of a shell's variable that is not set
         raise UserError(f"{key}=… is missing; --help shows examples")
-    value = _escaped(_at_home(value))
+    value = _escaped(at_home(value))
     value = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a quote and the backslashes before it
     value = re.sub(r"(\\+)$", r"\1\1", value)
     return f"{key}='{value}'"
 
 
-def _at_home(value: str) -> str:
+def at_home(value: str) -> str:
     """A path with the home folder for `~`, which shells leave alone in `key=~/path`."""
     return os.path.expanduser(value) if re.match(r"~(/|$)", value) else value
 

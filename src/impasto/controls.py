@@ -41,9 +41,13 @@ class Controls:
 
     def __post_init__(self) -> None:
         """Check kinds and ranges."""
-        for name, value in (("strength", self.strength), ("size", self.size), ("stroke", self.stroke)):
-            if not isinstance(value, Real | None) or (name != "strength" and not isinstance(value, Integral | None)):
-                raise UserError(f"{name}={value!r} should be a {'whole ' * (name != 'strength')}number")
+        for name, value, kind in (
+            ("strength", self.strength, Real),
+            ("size", self.size, Integral | None),
+            ("stroke", self.stroke, Integral | None),
+        ):
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UserError(f"{name}={value!r} should be a {'whole ' * (kind is not Real)}number")
         if not 0 <= self.strength <= 10:
             raise UserError(f"strength={self.strength} should be in 0…10; 0 is the photo, 1 the network's picture")
         if self.preserve_color not in COLOURS:

@@ -34,7 +34,7 @@ def stylize_folder(
     """Every image under a folder, into the same places under the output; reading, painting and writing overlap.
 
     `outputs` are all styles' folders, and the one that they are in: inside the input folder, what is there is no input;
-    nor is what folders inside hold that have a report, as pictures painted before.
+    nor is what a report in a folder inside says was painted before.
     """
     place = default_output(folder, look.name) if output is None else Path(output)
     if place.is_file():
@@ -42,15 +42,16 @@ def stylize_folder(
     if place.resolve() == folder.resolve():
         raise UserError(f"output={str(place)!r} is the input folder: its images would be written over")
     sources = find_images(folder)
-    if films := [path.name for path in sorted(folder.rglob("*")) if is_video(path)]:
+    inside = sorted(folder.rglob("*"))
+    if films := [path.name for path in inside if is_video(path)]:
         log.info("left out: %d videos (%s): input= takes them one by one", len(films), ", ".join(films[:3]))
     whole = folder.resolve()
     ours = [path for path in (Path(each).resolve() for each in outputs) if whole in path.parents]
     sources = [path for path in sources if not any(path.resolve().is_relative_to(each) for each in ours)]
-    painted = [report.parent for report in folder.rglob(REPORT) if report.parent != folder and _is_ours(report)]
-    photos = [path for path in sources if not any(path.is_relative_to(each) for each in painted)]
+    painted = {path.parent: _painted_names(path) for path in inside if path.name == REPORT and path.parent != folder}
+    photos = [path for path in sources if not any(path.name in painted.get(each, ()) for each in path.parents)]
     if len(photos) < len(sources):
-        log.info("left out: %d pictures painted before (%s)", len(sources) - len(photos), painted[0])
+        log.info("left out: %d pictures painted before", len(sources) - len(photos))
     sources = photos
     if not sources:
         raise UserError(f"there are no images in {str(folder)!r} but those of output={str(place)!r}")
@@ -212,27 +213,31 @@ def _appended(report: Path) -> TextIO:
     return io.TextIOWrapper(file, encoding="utf-8")
 
 
-def _is_ours(report: Path) -> bool:
-    """Whether a report is of this module; other programs have files of its name, too."""
-    try:
-        with report.open(encoding="utf-8", errors="replace") as lines:
-            return {"key", "sha256", "output"} <= set(json.loads(lines.readline()))
-    except (OSError, ValueError, TypeError):
-        return False
+def _painted_names(report: Path) -> set[str]:
+    """Names of the files that a report has as painted."""
+    return {Path(record["output"]).name for record in _records(report) if record["status"] == "done"}
 
 
 def _done_before(report: Path, key: str) -> dict[str, str]:
-    """Output → SHA-256 of its input, of what an earlier run with the same key did; half a line is no line."""
+    """Output → SHA-256 of its input, of what an earlier run with the same key did."""
     done: dict[str, str] = {}
-    if report.is_file():
-        # names may hold what else ends a line
-        for line in report.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                record = json.loads(line)
-                if record["key"] == key and record["status"] == "done":
-                    done[record["output"]] = record["sha256"]
-                else:
-                    done.pop(record["output"], None)
-            except (ValueError, KeyError, TypeError):
-                continue
+    for record in _records(report):
+        if record["key"] == key and record["status"] == "done":
+            done[record["output"]] = record["sha256"]
+        else:
+            done.pop(record["output"], None)
     return done
+
+
+def _records(report: Path) -> Iterator[dict[str, str]]:
+    """The lines of a report; half a line is no line, and other programs have files of its name, too."""
+    if not report.is_file():
+        return
+    # names may hold what else ends a line
+    for line in report.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            record = json.loads(line)
+            if all(isinstance(record[key], str) for key in ("key", "status", "output", "sha256")):
+                yield record
+        except (ValueError, KeyError, TypeError):
+            continue

@@ -1,11 +1,21 @@
-"""The C library's allocator, set up for tensors."""
+"""Memory: the C library's allocator, set up for tensors, and the ways to say that there is too little."""
 
 import ctypes
 import gc
 import platform
+import re
 
 # of glibc's malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+# of torch.OutOfMemoryError, of the CPU's allocators, and of the libraries behind both
+SHORTAGE = r"out.of.memory|(not enough|allocate) memory|ALLOC(ATION)?_FAILED|could not (create|execute) a primitive"
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether torch, which has a class for it on GPUs alone, says that memory does not suffice."""
+    return re.search(SHORTAGE, str(error), re.IGNORECASE) is not None
 
 
 def keep_freed_memory() -> None:

@@ -46,6 +46,16 @@ class Resumed:
         """Steps that it has taken."""
         return int(self.content["step"])
 
+    def left(self, images: int) -> int:
+        """How many are left of so many images; none where the last batch has gone beyond them.
+
+        Raises `UserError` where they are fewer than it has seen, and was to see.
+        """
+        asked = self.content.get("schedule", {}).get("images", images)
+        if images < min(self.images_seen, asked):
+            raise UserError(f"the run has seen {self.images_seen} images: schedule.images={images} should be more")
+        return max(0, images - self.images_seen)
+
     def network(self) -> TransformerNet:
         """The network as it is there. Raises `UserError` where the weights do not fit it, or are not finite."""
         return build_network(self.content["architecture"], self.content["net"], repr(str(self.path)))
@@ -128,9 +138,8 @@ def find(resume: str | bool, run_dir: Path) -> Resumed | None:
     return None
 
 
-def begun_with(resume: str, run_dir: Path) -> list[str]:
-    """The words of the run that `find` would go on with; none where it has not noted them."""
-    place = run_dir if resume.lower() == "true" else Path(resume)
+def begun_with(place: Path) -> list[str]:
+    """The words that a run was begun with, by its folder or a checkpoint in it; none where it has not noted them."""
     try:
         words = yaml.safe_load(((place.parent.parent if place.is_file() else place) / OVERRIDES).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

@@ -80,15 +80,11 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         guards = guard(config, run_dir, module, data)
         trainer = _trainer(config, run_dir, data, painting, resumed, saved, guards)
         module.record |= {"precision": trainer.precision, "processes": trainer.world_size}
-        if resumed:
+        left = resumed.left(module.images) if resumed else module.images
+        if resumed and left:
             resumed.warn_of_changes(module.record)
-            if (left := module.images - resumed.images_seen) < 0:
-                raise UserError(
-                    f"the run has seen {resumed.images_seen} images: schedule.images= should be more to go on"
-                )
         if trainer.precision == "bf16-mixed":
             module.objective.loss.vgg.round_kernels(torch.bfloat16)
-        left = module.images - (resumed.images_seen if resumed else 0)
         compiled = worth_compiling(config["trainer"], left) and left > 0
         if not run_dir.is_dir():
             held.enter_context(alone(run_dir))

@@ -57,10 +57,11 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
             _check_types(config, hydra.compose(name, choices))
             return config
         except MissingConfigException as error:
-            group, _, option = (error.missing_cfg_file or "").rpartition("/")
+            group, _, option = (error.missing_cfg_file or "").partition("/")
             known = list(error.options or [])
+            own = f"; style.image={option} would be a painting of yours" if group == "style" else ""
             raise UserError(
-                f"{group} {option!r} is unknown{nearest(option, known)}; known: {', '.join(known)}"
+                f"{group} {option!r} is unknown{nearest(option, known)}; known: {', '.join(known)}{own}"
             ) from None
         except OverrideParseException as error:
             raise UserError(f"{error.override!r} is not understood: write key=value, see --help") from None

@@ -85,9 +85,8 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
     plan = Plan(sizes, photos, options.iterations, choose_device(options.device), options.precision)
     content = _content(options, metadata)
-    beside = (
-        path.parent if path.resolve().parent != STYLES.resolve() else Path("runs", path.stem, "scores")
-    )  # the package is no place
+    ships = path.resolve().parent == STYLES.resolve()  # the package is no place for it
+    beside = Path("runs", path.stem, "scores") if ships else path.parent
     folder = beside if options.output is None else Path(options.output)
     check_place(folder / f"{path.stem}.json")
     folder.mkdir(parents=True, exist_ok=True)

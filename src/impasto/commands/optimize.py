@@ -123,6 +123,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
             table = csv.DictWriter(file, list(rows[0]))
             table.writeheader()
             table.writerows(rows)
+        events.settle()
         log.info("  terms of every iteration: %s", run_dir / "trace.csv")
         log.info("  tensorboard --logdir %s", shlex.quote(str(run_dir)))
     if stopped is not None:

@@ -79,8 +79,7 @@ LITERAL = (
     "hydra.run.dir",
 )
 
-
-NAME = 200  # letters of a folder's name, at most
+NAME = 200  # letters, at most, of a folder's name that says what is swept
 
 
 def main(config_dir: Path) -> None:
@@ -104,18 +103,40 @@ def _train(config_dir: Path, words: list[str]) -> None:
     for word in words:
         if word.partition("=")[0] not in LITERAL and len(combinations([word])) > 1:
             raise UserError(f"{word} are several: python train.py -m {word} trains one after another")
-    if any(word.startswith("resume=") for word in words):
-        from impasto.resume import begun_with
-
-        config = compose(config_dir, "train", _quoted(words))
-        if begun := begun_with(str(config.resume), Path(config.hydra.run.dir)):
-            named = {word.partition("=")[0] for word in words}
-            if kept := [word for word in begun if word.partition("=")[0] not in named]:
-                _say(f"As the run was begun: {' '.join(kept)}")
-            words = [*kept, *words]
+    words = _as_begun(config_dir, words)
     words = [*words, *_choices_for_this_machine(words)]
     config = compose(config_dir, "train", _quoted(words))
     _start(config_dir, words, plain(config), Path(config.hydra.run.dir))
+
+
+def _as_begun(config_dir: Path, words: list[str]) -> list[str]:
+    """With the words that a run to go on with was begun with, but for those that are given now."""
+    from impasto.resume import begun_with
+
+    given = {word.partition("=")[0]: word for word in words}
+    resume = given.get("resume", "resume=false").partition("=")[2]
+    if resume.lower() == "false":
+        return words
+    if resume.lower() == "true":
+        config = compose(config_dir, "train", _quoted(words))
+        plain(config)  # which says what is missing
+        place = Path(config.hydra.run.dir)
+        words = [*words, *([] if "hydra.run.dir" in given else [f"hydra.run.dir={place}"])]  # whatever its own words
+    else:
+        place = Path(cli.at_home(resume))
+    begun = begun_with(place)
+    # another data= ends what was said of the one before, as data.root=, and another data.root= what data= it was
+    changed = tuple(f"{key}." for key, word in given.items() if word not in begun)
+    kept = [
+        word
+        for word in begun
+        if (key := word.partition("=")[0]) not in given
+        and not key.startswith(changed)
+        and not (key == "data" and "data.root." in changed)
+    ]
+    if kept:
+        _say(f"As the run was begun: {' '.join(kept)}")
+    return [*kept, *words]
 
 
 def _quoted(words: Sequence[str]) -> list[str]:
@@ -131,10 +152,11 @@ def _with_search_path(words: Sequence[str]) -> list[str]:
         if flag not in ("--config-dir", "-cd"):
             rest.append(word)
             continue
-        folder = Path(value if separator else next(waiting, ""))
-        if not folder.is_dir():
+        folder = value if separator else next(waiting, "")
+        folder = cli.at_home(folder)
+        if not folder or not Path(folder).is_dir():
             raise UserError(f"--config-dir={folder}: there is no such folder")
-        folders.append("'file://{}'".format(str(folder.resolve()).replace("'", "\\'")))
+        folders.append("'file://{}'".format(str(Path(folder).resolve()).replace("'", "\\'")))
     return [*rest, f"hydra.searchpath=[{','.join(folders)}]"] if folders else rest
 
 
@@ -175,7 +197,8 @@ def _train_all(config_dir: Path, words: Sequence[str]) -> None:
         raise UserError(
             f"{wrong[0]} has no say: -m trains with processes of its own, in folders beside hydra.run.dir=DIR"
         )
-    _choices_for_this_machine(words)  # says what each run chooses
+    if not any(word.startswith("resume=") for word in words):
+        _choices_for_this_machine(words)  # says what each run will choose
     taken = [word for word in words if word.partition("=")[0].lstrip("+") in LITERAL]  # as they are, commas and all
     named = any(word.startswith("hydra.run.dir=") for word in taken)
     found: list[tuple[Path, list[str]]] = []
@@ -192,6 +215,8 @@ def _train_all(config_dir: Path, words: Sequence[str]) -> None:
         apart = [word for word in combination if not all(word in others for others in alike)]
         name = "-".join([folder.name, *(re.sub(r"[^\w.+-]+", "_", word) for word in apart)])
         runs[folder.with_name(name[:NAME])] = [*combination, *taken]
+    if len(runs) < len(found):
+        raise UserError(f"several runs would go to {str(folder)!r}: their words are the same, or too long for a name")
     several = trainer["strategy"] == "ddp" or trainer["devices"] not in ("auto", 1)  # devices for each run
     room: list[dict[str, str]] = [{}] if several else places(on_cpu=trainer["accelerator"] == "cpu")
     log.info("%d runs, %d at a time", len(runs), min(len(runs), len(room)))

@@ -16,6 +16,8 @@ log = logging.getLogger("impasto")
 
 SHIPPED = "starry_night,great_wave,cafe_terrace,composition_viii,night_cafe,summertime"
 
+# what a machine can take, which may be another one than before
+FREE = ("trainer", "data.batch_size", "data.workers", "data.timeout", "data.pack", "checkpoint.", "hydra.", "-")
 CHOSEN = ("data", "schedule")  # by train.py, where no word does
 
 USAGE = f"""
@@ -111,10 +113,11 @@ def _done(run: Run, rest: Sequence[str]) -> bool:
     from impasto.resume import begun_with
 
     asked = {word.partition("=")[0]: word for word in (*run.words, *rest) if word != "resume=true"}
-    begun = {word.partition("=")[0]: word for word in begun_with("true", run.folder)}
+    begun = {word.partition("=")[0]: word for word in begun_with(run.folder)}
     for key in {**begun, **asked} if begun else ():
         # where nothing is said of them, data and schedule are chosen for the machine
-        if asked.get(key) != begun.get(key) and not key.startswith("trainer") and (key in asked or key not in CHOSEN):
+        free = key.startswith(FREE) or (key in CHOSEN and key not in asked)
+        if asked.get(key) != begun.get(key) and not free:
             before, now = (words.get(key, f"no {key}=") for words in (begun, asked))
             raise UserError(
                 f"{str(run.folder)!r} was begun with {before}, not {now}: say the same, or another output=DIR"

@@ -1,7 +1,6 @@
 """The network itself, in PyTorch."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from rich.progress import Progress
 
 from impasto.checkpoint import load_network
 from impasto.hardware import choose_device, takes_bfloat16
+from impasto.memory import is_shortage
 from impasto.models.transformer_net import TransformerNet
 from impasto.peers import PEER_SUFFIXES, load_peer_network
 from impasto.tiling import stylize_tiled
@@ -90,7 +90,7 @@ def memory_errors() -> Iterator[None]:
     """Turn torch's ways to be out of memory into `MemoryError`."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError, and the CPU allocator's plain RuntimeError
-        if not re.search(r"out.of.memory|(not enough|allocate) memory|ALLOC_FAILED", str(error), re.IGNORECASE):
+    except RuntimeError as error:
+        if not is_shortage(error):
             raise
         raise MemoryError from None

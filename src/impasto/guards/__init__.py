@@ -8,11 +8,12 @@ from pytorch_lightning.callbacks import Callback
 
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
-from impasto.guards.batch_size import is_memory_error, memory_error
+from impasto.guards.batch_size import memory_error
 from impasto.guards.collapse import Collapse
 from impasto.guards.disk import MachineWatch, check_space, space_needed
 from impasto.guards.divergence import Divergence
 from impasto.guards.loader import LoaderWatch, loader_error
+from impasto.memory import is_shortage
 from impasto.module import StyleTransferModule
 
 
@@ -34,7 +35,7 @@ def guard(
 
 def explained(error: Exception, config: dict[str, Any], data: ContentDataModule, images_seen: int) -> UserError | None:
     """What has stopped the run, with the mend: memory that has run out, or the loader. None for any other error."""
-    if isinstance(error, RuntimeError) and is_memory_error(error):
+    if isinstance(error, RuntimeError) and is_shortage(error):
         clear_frames(error.__traceback__)  # whose tensors fill the memory
         return memory_error(config)
     return loader_error(error, data, images_seen)

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from impasto.errors import UserError
 from impasto.hardware import peak_memory, restart_peak
 from impasto.machine import count_devices, device_type, placement, started_by, trains_in_bfloat16
-from impasto.memory import give_freed_memory_back, keep_freed_memory
+from impasto.memory import give_freed_memory_back, is_shortage, keep_freed_memory
 from impasto.rehearsal import Rehearsal
 from impasto.resume import Resumed
 from impasto.tiling.room import free_memory
@@ -126,7 +126,7 @@ def climb(rehearsal: Rehearsal, steps: Sequence[tuple[int, int]], held: int, roo
         try:
             rehearsal.step(batch_size, image_size)
         except RuntimeError as error:
-            if not is_memory_error(error):
+            if not is_shortage(error):
                 raise
             break
         peak = peak_memory(rehearsal.device)
@@ -134,11 +134,6 @@ def climb(rehearsal: Rehearsal, steps: Sequence[tuple[int, int]], held: int, roo
             break
         fit = Fit(batch_size, image_size, peak, room)
     return fit
-
-
-def is_memory_error(error: RuntimeError) -> bool:
-    """Whether torch has run out of memory: `OutOfMemoryError`, or the CPU allocator's plain `RuntimeError`."""
-    return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _climb(
