@@ -121,6 +121,21 @@ def test_names_keep_their_commas_and_runs_of_one_style_their_folders(started, tm
     ]
 
 
+def test_paintings_with_a_comma_between_them_are_several(started, tmp_path):
+    for name in ("a.jpg", "b, c.jpg", "d.jpg"):
+        (tmp_path / name).touch()
+    runs = started("-m", "style.image=a.jpg,d.jpg", "strength=1,2", "seed=3")
+    assert [words[:2] for words in runs.values()] == [
+        [f"style.image={name}", f"strength={strength}"] for name in ("a.jpg", "d.jpg") for strength in (1, 2)
+    ]
+    assert [folder.split("/")[1] for folder in runs] == ["a", "a", "d", "d"]
+    assert all("seed=3" in words for words in runs.values())
+    (runs,) = started("-m", "style.image=b, c.jpg").values()
+    assert runs[-1] == "style.image=b, c.jpg"
+    (runs,) = started("-m", "style.image=a.jpg,nowhere.jpg").values()  # which its run names
+    assert runs[-1] == "style.image=a.jpg,nowhere.jpg"
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

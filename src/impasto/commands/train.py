@@ -26,6 +26,7 @@ Train a network that paints any photo in the style of one painting.
   torchrun --nproc-per-node=4 train.py style=starry_night schedule=full
   sbatch scripts/train.sbatch style=starry_night schedule=full
   python train.py -m style=starry_night,great_wave
+  python train.py -m style.image=mine.jpg,another.jpg strength=0.5,1
 
   style=NAME                one of the paintings in configs/style
   style.image=PATH          a painting of yours; style.name= (default: the file's stem)
@@ -38,7 +39,8 @@ Train a network that paints any photo in the style of one painting.
                             corrupt, tiny, grey and duplicate ones are left out, up to data.max_rejects=0.05 of them,
                             but for data.keep=grey,tiny,duplicate
   schedule=quick|full       8 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
-                            schedule.learning_rate=, schedule.warmup= (images), schedule.final=
+                            schedule.optimizer=soap|adam, schedule.learning_rate= (3e-3 suits soap, 1e-3 adam),
+                            schedule.warmup= (images), schedule.final=
   trainer=auto|cpu|gpu|ddp  trainer.devices= (torchrun and srun say how many themselves, on any number of nodes),
                             trainer.precision=, trainer.compile=auto|true|false, trainer.gradient_clip=
   loss=default|johnson|gatys  terms relative to photos, or the papers' weights; loss.weights.…= (content, style, tv),
@@ -202,8 +204,12 @@ def _train_all(config_dir: Path, words: Sequence[str]) -> None:
     taken = [word for word in words if word.partition("=")[0].lstrip("+") in LITERAL]  # as they are, commas and all
     named = any(word.startswith("hydra.run.dir=") for word in taken)
     found: list[tuple[Path, list[str]]] = []
-    for combination in combinations([word for word in words if word not in taken]):
-        config = compose(config_dir, "train", [*combination, *_quoted(taken)])
+    swept = combinations([word for word in words if word not in taken])
+    for word in [word for word in taken if len(_paintings(word)) > 1]:
+        taken.remove(word)
+        swept = [[painting, *others] for painting in _paintings(word) for others in swept]
+    for combination in swept:
+        config = compose(config_dir, "train", _quoted([*combination, *taken]))
         trainer, folder = plain(config)["trainer"], Path(config.hydra.run.dir)
         if not named and str(config.resume).lower() != "false" and folder in dict(found):
             raise UserError(f"several runs would go on in {str(folder)!r}: scripts/train_gallery.py does that")
@@ -222,6 +228,15 @@ def _train_all(config_dir: Path, words: Sequence[str]) -> None:
     log.info("%d runs, %d at a time", len(runs), min(len(runs), len(room)))
     if failed := run_all(config_dir.parent / "train.py", runs, room):
         raise UserError(f"failed: {', '.join(map(str, failed))}")
+
+
+def _paintings(word: str) -> list[str]:
+    """The words of each painting in style.image=FILE,FILE: several where all are files, and the whole is none."""
+    key, _, value = word.partition("=")
+    files = value.split(",")
+    if key != "style.image" or Path(cli.at_home(value)).is_file():
+        return [word]
+    return [f"{key}={file}" for file in files] if all(Path(cli.at_home(file)).is_file() for file in files) else [word]
 
 
 def _choices_for_this_machine(words: Sequence[str]) -> list[str]:
