@@ -1,5 +1,6 @@
 """Ranks of train.py, forked from a process that has imported everything, as torchrun or srun would start them."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,13 +17,14 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 @dataclass
 class Rank:
-    """How a rank ended, the positions whose photos it trained on, and what it opened for writing or made."""
+    """How a rank ended, where it trained, what it opened for writing or made, and its weights after a validation."""
 
     status: int
     stdout: str
     stderr: str
     positions: list[int]
     written: list[str]
+    weights: str  # their SHA-256
 
 
 def train(
@@ -69,6 +71,7 @@ def _rank(words: list[str], environment: dict[str, str], folder: str, rank: int)
 
     from impasto.commands.train import main
     from impasto.data.photos import TrainingPhotos
+    from impasto.module import StyleTransferModule
 
     os.environ.update(environment)
     os.chdir(folder)
@@ -79,6 +82,7 @@ def _rank(words: list[str], environment: dict[str, str], folder: str, rank: int)
     sys.argv = ["train.py", *words]
     positions: list[int] = []
     written: list[str] = []
+    weights = ""
     take = TrainingPhotos.__getitem__
 
     def taking(self: TrainingPhotos, position: int) -> object:
@@ -90,17 +94,23 @@ def _rank(words: list[str], environment: dict[str, str], folder: str, rank: int)
         if made or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING):
             written.append(os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else "")
 
+    def weighing(self: StyleTransferModule) -> None:
+        nonlocal weights
+        values = (parameter.detach().contiguous().numpy().tobytes() for parameter in self.net.parameters())
+        weights = hashlib.sha256(b"".join(values)).hexdigest()
+
     TrainingPhotos.__getitem__ = taking
+    StyleTransferModule.on_validation_start = weighing
     sys.addaudithook(noting)
     try:
         main(ROOT / "configs")
     finally:
-        Path(f"rank.{rank}").write_text(json.dumps([positions, list(written)]))
+        Path(f"rank.{rank}").write_text(json.dumps([positions, list(written), weights]))
 
 
 def _told(folder: Path, rank: int, status: int | None) -> Rank:
     assert status is not None, "a rank hangs"
-    positions, written = json.loads((folder / f"rank.{rank}").read_text())
+    positions, written, weights = json.loads((folder / f"rank.{rank}").read_text())
     said = [(folder / f"{name}.{rank}").read_text() for name in ("stdout", "stderr")]
     here = [path for path in written if Path(folder, path).is_relative_to(folder)]
-    return Rank(status, *said, positions, here)
+    return Rank(status, *said, positions, here, weights)
