@@ -91,7 +91,7 @@ def test_the_schedule_names_the_optimizer(module, name):
     before = module._judged(batch)[1]["total"].item()
     trainer = fit(module, [batch] * 20)
     assert type(trainer.optimizers[0]) is OPTIMIZERS[name]
-    assert module._judged(batch)[1]["total"].item() < 0.5 * before
+    assert module._judged(batch)[1]["total"].item() < 0.7 * before
 
 
 def test_a_bad_step_does_not_poison_the_weights(module, monkeypatch):
