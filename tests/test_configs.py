@@ -34,7 +34,7 @@ def test_every_choice_resolves_into_objects(choice):
     assert set(config) == {*groups, *settings}
     TransformerNet(**config["model"])
     LossWeights(**config["loss"]["weights"])
-    Schedule.of(config["schedule"])
+    Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
     assert {*config["loss"]["style_layers"], *config["loss"]["content_layers"]} <= set(LAYERS)
     if config["vgg"]["source"] == "oxford":
         VGG19Features(["relu1_1"], **config["vgg"])

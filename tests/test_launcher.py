@@ -31,7 +31,6 @@ def words(tmp_path_factory):
         noise_image(40 + index, 36, index).save(folder / f"{index}.png")
     data = ["data=folder", f"data.root={folder}", "data.validation=5", "data.workers=0"]
     run = ["style=great_wave", "init=random", "seed=3", f"schedule.images={IMAGES}"]
-    run += ["schedule.optimizer=adam", "schedule.learning_rate=1e-3"]  # soap makes more of what rounding leaves
     return [*run, *data, *SMALL, "checkpoint.every=6", "validation.every=12"]
 
 
@@ -72,11 +71,9 @@ def test_ranks_train_as_one(runs, count):
     assert_same_training(folder / "1" / "run", folder / str(count) / "run")
 
 
-def test_ranks_have_the_same_weights(runs, words, tmp_path):
-    """By soap too, which each rank computes for itself."""
-    soap = trained([*words, "schedule.optimizer=soap", "schedule.learning_rate=3e-3"], 2, tmp_path)
-    assert load_network(tmp_path / "run" / "great_wave.safetensors")[1]["schedule"]["optimizer"] == "soap"
-    for done in (*runs[1].values(), soap):
+def test_ranks_have_the_same_weights(runs):
+    """To the bit, though each takes its steps for itself."""
+    for done in runs[1].values():
         assert len({rank.weights for rank in done}) == 1
         assert done[0].weights
 

@@ -123,18 +123,6 @@ def test_changes_are_named_and_others_refused(tmp_path, caplog):
     assert "loss.weights.content none → 3, loss.weights.style 2 → none" in caplog.text
 
 
-def test_another_optimizer_is_refused(run_dir):
-    from_before_there_was_a_choice = find("true", run_dir)
-    from_before_there_was_a_choice.check_optimizer("adam")
-    with pytest.raises(UserError, match="trained by adam, not soap: schedule.optimizer=adam goes on"):
-        from_before_there_was_a_choice.check_optimizer("soap")
-    schedule = {"optimizer": "soap", "learning_rate": 3e-3}
-    resumed = Resumed(run_dir / "a.ckpt", {"schedule": schedule}, 8)
-    resumed.check_optimizer("soap")
-    with pytest.raises(UserError, match="not adam: schedule.optimizer=soap schedule.learning_rate=0.003 goes on"):
-        resumed.check_optimizer("adam")
-
-
 def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "PATIENCE", 0.1)
     held = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True)"

@@ -19,7 +19,7 @@ Differences from the paper:
 - reflection padding in every layer, and of 8 px around the photo that are cut off (`model.margin`)
 - a term against patterns that repeat with the upsampling's grid of 4 px
 - gradients back from pure black and white, where tanh has none
-- a cosine learning rate; in `schedule=quick` SOAP (Vyas et al. 2024, arXiv:2409.11321) for Adam: `impasto.soap`
+- a cosine learning rate
 """
 
 from typing import TYPE_CHECKING, Any

@@ -79,8 +79,8 @@ class StyleTransferModule(pl.LightningModule):
         self.validated_at = self.images_seen
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The schedule's."""
-        return self.schedule.optimize(self.net.parameters())
+        """Adam, as in the paper."""
+        return torch.optim.Adam(self.net.parameters(), self.schedule.learning_rate)
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clip by norm, and make a step without a finite gradient do nothing to the weights but momentum.

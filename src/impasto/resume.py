@@ -70,15 +70,6 @@ class Resumed:
                     f"{str(self.path)!r} was trained with {key} {changed[0]}={before}, not {after}: it cannot go on"
                 )
 
-    def check_optimizer(self, optimizer: str) -> None:
-        """Raise `UserError` where another optimizer is to go on: it would know nothing of this one's moments."""
-        schedule = self.content["schedule"]
-        if optimizer != schedule["optimizer"]:
-            words = (f"schedule.{key}={schedule[key]}" for key in ("optimizer", "learning_rate") if key in schedule)
-            raise UserError(
-                f"{str(self.path)!r} was trained by {schedule['optimizer']}, not {optimizer}: {' '.join(words)} goes on"
-            )
-
     def warn_of_changes(self, record: Mapping[str, Any]) -> None:
         """Name all that keeps the rest from being what an uninterrupted run would have given."""
         groups = [key for key in record if key in self.content and key not in FREE]  # others are of other versions
@@ -182,7 +173,6 @@ def _read(path: Path) -> Resumed:
     content, whole = load_training_checkpoint(path), load_archive(path)
     if not whole.keys() >= {"loops", "optimizer_states", "lr_schedulers"}:
         raise UserError(f"{str(path)!r} holds a network without its optimizer: it cannot go on")
-    content["schedule"] = {"optimizer": "adam", **content.get("schedule", {})}  # once the only one, and unsaid
     return Resumed(path, content, int(whole.get("validated_at", content["images_seen"])))
 
 

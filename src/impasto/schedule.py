@@ -1,17 +1,9 @@
-"""How long a run is, its optimizer and its learning rate."""
+"""How long a run is, and its learning rate."""
 
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Any
-
-import torch
-from torch import nn
 
 from impasto.errors import UserError
-from impasto.soap import SOAP
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "soap": SOAP}
 
 
 @dataclass(frozen=True)
@@ -20,7 +12,6 @@ class Schedule:
 
     The learning rate rises linearly over the first `warmup` images, then falls along half a cosine to
     `final` times its peak at the last image (`final` = 1: constant).
-    `optimizer` is adam, as in the paper, or soap, which learns more from an image.
 
     Raises `UserError` for a value out of its range.
     """
@@ -29,7 +20,6 @@ class Schedule:
     learning_rate: float = 1e-3
     warmup: int = 0
     final: float = 1.0
-    optimizer: str = "adam"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -39,17 +29,6 @@ class Schedule:
             raise UserError(
                 f"schedule.learning_rate={self.learning_rate} should be above 0, schedule.final={self.final} in 0…1"
             )
-        if self.optimizer not in OPTIMIZERS:
-            raise UserError(f"schedule.optimizer={self.optimizer} should be {' or '.join(OPTIMIZERS)}")
-
-    def optimize(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer of a run's parameters."""
-        return OPTIMIZERS[self.optimizer](parameters, lr=self.learning_rate)
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Schedule":
-        """What a `schedule` configuration describes; `name` is said for the reader. Raises `UserError`."""
-        return cls(**{key: value for key, value in config.items() if key != "name"})
 
     def rate(self, images_seen: int) -> float:
         """Learning rate of the step that starts after `images_seen` images."""

@@ -109,14 +109,12 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
 def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTransferModule, Any]:
     """The module and its painting. Raises `UserError` where they are not those of the run to go on with."""
     style, loss = config["style"], config["loss"]
-    schedule = Schedule.of(config["schedule"])
+    schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
     painting = read_painting(style["image"], config["stroke"])
     origin = {"name": style["name"], "stroke": config["stroke"], **provenance(style["image"])}
     net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
     if resumed:  # its weights come with the rest; what it had started from may be gone
         resumed.check({"name": type(net).__name__, **net.arguments}, origin)
-        if resumed.left(schedule.images):
-            resumed.check_optimizer(schedule.optimizer)
         init = resumed.content.get("init", {})
     else:
         init = initialise(str(config["init"]), net, origin["sha256"])

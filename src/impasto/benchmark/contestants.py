@@ -26,7 +26,7 @@ from impasto.image import find_images, read_image
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features
-from impasto.schedule import OPTIMIZERS, Schedule
+from impasto.schedule import Schedule
 from impasto.tensors import to_tensor
 
 # the papers' terms, levelled; what the default objective costs, without its scales, which a textbook has not
@@ -62,7 +62,6 @@ class Learner:
         precision: str = "auto",
         compiled: bool = False,
         start: str | None = None,
-        optimizer: str = "adam",
     ) -> None:
         torch.manual_seed(0)
         self.reference, self.device = reference, best_device()
@@ -86,7 +85,7 @@ class Learner:
                 self.loss.compile()
         self.net.to(self.device)
         self.loss.to(self.device)
-        self.optimizer = OPTIMIZERS[optimizer](self.net.parameters())
+        self.optimizer = torch.optim.Adam(self.net.parameters())
 
     def total(self, content: Tensor) -> Tensor:
         """The weighted loss of the stylized content."""
@@ -145,12 +144,12 @@ def validation_crops(size: int) -> Tensor:
 
 
 def learner(
-    *, reference: bool, image_size: int, batch_size: int, images: int, schedule: dict[str, Any], **options: Any
+    *, reference: bool, image_size: int, batch_size: int, images: int, schedule: dict[str, float], **options: Any
 ) -> Callable[..., dict[str, float]]:
     """Training on a stream of photos; each run goes on for `count` images."""
-    plan = Schedule(images=images, **schedule)
-    learning = Learner(reference, batch_size=batch_size, optimizer=plan.optimizer, **options)
+    learning = Learner(reference, batch_size=batch_size, **options)
     judge = Learner(False, **{**options, "precision": "float32", "start": None})
+    plan = Schedule(images=images, **schedule)  # type: ignore[arg-type]  # of a plain mapping
     stream = photos(image_size, batch_size, images, workers=1)
     held_out = validation_crops(image_size).float() / 255
     seen = 0

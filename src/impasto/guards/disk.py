@@ -21,12 +21,9 @@ CURVES = 4000  # bytes a log entry: 1.3 kB measured
 
 
 def space_needed(net: nn.Module, image_size: int, validations: int, entries: int) -> int:
-    """Bytes that a run writes and keeps at most: checkpoints with the optimizer's state, network, pictures, curves."""
+    """Bytes that a run writes and keeps at most: checkpoints with Adam's moments, the network, pictures, curves."""
     weights = 4 * sum(parameter.numel() for parameter in net.parameters())  # float32
-    kernels = (parameter.shape for parameter in net.parameters() if parameter.dim() == 4)
-    # SOAP's correlations and bases, along filters, channels and places
-    bases = 4 * sum(2 * (first**2 + second**2 + (height * width) ** 2) for first, second, height, width in kernels)
-    return CHECKPOINTS * (3 * weights + bases) + weights + validations * PICTURES * image_size**2 + entries * CURVES
+    return (3 * CHECKPOINTS + 1) * weights + validations * PICTURES * image_size**2 + entries * CURVES
 
 
 def free_space(folder: Path) -> int:
