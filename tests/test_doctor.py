@@ -17,7 +17,7 @@ from .conftest import ROOT
 def test_a_page_for_people_says_that_training_can_run(run, tmp_path):
     here, cache = tmp_path / "here", tmp_path / "cache"  # what matplotlib keeps would go to that home
     here.mkdir()
-    result = run("scripts/doctor.py", "seconds=0", cwd=here, HOME=str(ROOT), XDG_CACHE_HOME=str(cache))
+    result = run("scripts/doctor.py", "seconds=0", cwd=here, HOME=str(ROOT), MPLCONFIGDIR=str(cache))
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     for part in ("torch", "processor", "memory", "GPU", "C++ compiler", "disk at runs/", "VGG19, Oxford", "[onnx]"):
