@@ -17,7 +17,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 @dataclass
 class Rank:
-    """How a rank ended, where it trained, what it opened for writing or made, and its weights after a validation."""
+    """How a rank ended, where it trained, what it opened for writing or made, and its weights, last validated."""
 
     status: int
     stdout: str

@@ -204,9 +204,10 @@ def _train_all(config_dir: Path, words: Sequence[str]) -> None:
     named = any(word.startswith("hydra.run.dir=") for word in taken)
     found: list[tuple[Path, list[str]]] = []
     swept = combinations([word for word in words if word not in taken])
-    for word in [word for word in taken if len(_paintings(word)) > 1]:
-        taken.remove(word)
-        swept = [[painting, *others] for painting in _paintings(word) for others in swept]
+    for word in list(taken):
+        if paintings := _paintings(word):
+            taken.remove(word)
+            swept = [[painting, *others] for painting in paintings for others in swept]
     for combination in swept:
         config = compose(config_dir, "train", _quoted([*combination, *taken]))
         trainer, folder = plain(config)["trainer"], Path(config.hydra.run.dir)
@@ -230,12 +231,15 @@ def _train_all(config_dir: Path, words: Sequence[str]) -> None:
 
 
 def _paintings(word: str) -> list[str]:
-    """The words of each painting in style.image=FILE,FILE: several where all are files, and the whole is none."""
+    """A word for each painting of style.image=FILE,FILE, where all are files and none has the whole name; else none."""
+
+    def there(path: str) -> bool:
+        return Path(cli.at_home(path)).is_file()
+
     key, _, value = word.partition("=")
     files = value.split(",")
-    if key != "style.image" or Path(cli.at_home(value)).is_file():
-        return [word]
-    return [f"{key}={file}" for file in files] if all(Path(cli.at_home(file)).is_file() for file in files) else [word]
+    several = key == "style.image" and not there(value) and all(map(there, files))
+    return [f"{key}={file}" for file in files] if several else []
 
 
 def _choices_for_this_machine(words: Sequence[str]) -> list[str]:
