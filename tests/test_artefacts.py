@@ -50,6 +50,11 @@ def dotted_edge(image):
     return stylized
 
 
+def dotted_side(image):
+    """The same along the right."""
+    return dotted_edge(image.transpose(2, 3)).transpose(2, 3)
+
+
 def blobbed(image):
     """A bright blob wherever there is little content."""
     stylized = sound(image).clone()
@@ -104,6 +109,7 @@ BROKEN = [
     ("checkerboard", gridded),
     ("border", dark_edged),
     ("border", dotted_edge),
+    ("border", dotted_side),
     ("blobs", blobbed),
     ("blobs", blob_in_strokes),
     ("holes", burnt),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from impasto.assets import PHOTOS, STYLES, painting, provenance
 from impasto.checkpoint import load_network, save_network
@@ -18,6 +19,7 @@ from .conftest import ROOT, noise_image
 from .test_optimization import Quadratic
 
 CONFIGS = ROOT / "configs"
+HELD_OUT = ["picos_de_europa.jpg", "dahlia.jpg", "coffee.jpg"]  # of the bundled photos by seed 0, the large ones first
 
 
 @pytest.fixture
@@ -44,9 +46,13 @@ def test_a_report_has_everything(run, recorded):
     assert [(line["size"], line["start"]) for line in scores["worth"]] == [
         (size, start) for size in (96, 700) for start in ("noise", "content")
     ]
-    held_out = {photo["photo"] for line in scores["worth"] for photo in line["photos"]}
-    assert len(held_out) <= 3  # the others it has learned from
-    assert any("is smaller than 700 px" in line for line in result.stderr.splitlines()) == bool(scores["skipped"])
+    # the others it has learned from
+    assert [[photo["photo"] for photo in line["photos"]] for line in scores["worth"]] == [
+        *2 * [["picos_de_europa.jpg", "dahlia.jpg"]],
+        *2 * [["picos_de_europa.jpg"]],
+    ]
+    assert scores["skipped"] == ["dahlia.jpg at 700 px", "coffee.jpg at 700 px"]
+    assert "dahlia.jpg is smaller than 700 px" in result.stderr
     assert scores["terms"]["style/relu1_1"].keys() == {"identity", "network", "optimizer"}
     assert scores["terms"]["content"]["identity"] == 0
     assert -1 <= scores["similarity"]["ssim"] <= 1
@@ -59,7 +65,12 @@ def test_a_report_has_everything(run, recorded):
     assert "Katsushika Hokusai" in page
     assert "96 px, from noise: worth" in page
     assert (recorded.parent / "poppies_sheet.jpg").stat().st_size > 5000
-    assert list((recorded.parent / "scores").glob("events*"))
+    assert "Skipped: dahlia.jpg at 700 px, coffee.jpg at 700 px." in page
+    assert card["speed"][0]["ms"] > 0
+    events = EventAccumulator(str(recorded.parent / "scores")).Reload()
+    (worth,) = events.Scalars("worth/96/noise")
+    assert worth.value == (scores["worth"][0]["median"] or 2)
+    assert "_hparams_/session_start_info" in events.summary_metadata
 
 
 @pytest.fixture
@@ -93,7 +104,41 @@ def test_photos_are_those_asked_for(recorded, scored, photos):
     assert len(scored["content"]) == 6
     with pytest.raises(UserError, match="scored"):
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded)))
-    assert len(scored["content"]) == 3
+    assert [path.name for path in scored["content"]] == HELD_OUT
+
+
+def test_what_the_start_has_learned_from_is_not_held_out(tmp_path, small_net, recorded, scored):
+    _, record = load_network(recorded)
+    record = {key: record[key] for key in ("style", "strength", "loss", "vgg", "seed")}
+
+    def started_from(before, content):
+        path = tmp_path / "after.safetensors"
+        save_network(path, small_net, {**record, "content": content, "init": {"learned": before}})
+        return EvaluateOptions(ckpt=str(path))
+
+    bundled = {"name": "bundled", "photos": 12, "validation": 3}
+    theirs = {"name": "holiday", "photos": 90, "validation": 16}
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, started_from([{**bundled, "seed": 0}], theirs))
+    assert [path.name for path in scored["content"]] == HELD_OUT
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, started_from([{**bundled, "seed": 5}], bundled))
+    assert [path.name for path in scored["content"]] == HELD_OUT[:2]  # in both splits
+    with pytest.raises(UserError, match="has learned from all photos that ship"):
+        evaluate(CONFIGS, started_from([{**bundled, "seed": 1}], bundled))
+
+
+def test_a_peers_network_is_scored_as_it_paints(tmp_path, monkeypatch, scored):
+    monkeypatch.setattr("impasto.export.load_peer_network", lambda path: (TransformerNet(4, 1), {}))
+    (tmp_path / "candy.pth").touch()
+    options = EvaluateOptions(ckpt=str(tmp_path / "candy.pth"), painting="poppies")
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, options)
+    assert scored["plan"].precision == "float32"
+    options.precision = "bfloat16"
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, options)
+    assert scored["plan"].precision == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +200,17 @@ def scores_of(folder, objective, stylize=lambda content: content, sizes=(64,), p
 @pytest.fixture
 def quadratic():
     return Quadratic(torch.ones(1, 3, 1, 1))
+
+
+def test_the_comparison_is_made_at_the_largest_size_that_has_photos(tmp_path, quadratic):
+    noise_image(100, 64).save(tmp_path / "a.png")
+    scores = scores_of(tmp_path, quadratic, sizes=[64, 96, 500])
+    assert [(line["size"], line["start"]) for line in scores["worth"]] == [
+        (size, start) for size in (64, 96) for start in ("noise", "content")
+    ]
+    # L-BFGS goes on to the end where it is compared, and stops there where it is as good
+    assert [len(line["photos"][0]["trace"]) for line in scores["worth"] if line["start"] == "content"] == [1, 3]
+    assert scores["terms"]["total"].keys() == {"identity", "network", "optimizer"}
 
 
 def test_panoramas_and_damaged_photos_are_passed_over(tmp_path, quadratic, caplog):
@@ -258,6 +314,6 @@ def test_a_file_that_is_not_alexnet_is_not_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     torch.save(Loaded(), tmp_path / "checkpoints" / module.ALEXNET)
-    found = module._similarity(lambda photo: photo, module._Photos([PHOTOS / "cat.jpg"]), 64)
+    found = module._similarity(lambda photo: photo, module.HeldOut([PHOTOS / "cat.jpg"]), 64)
     assert "is not torchvision's AlexNet" in found["lpips"]
     assert not (tmp_path / "executed").exists()

@@ -1,4 +1,6 @@
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -88,10 +90,13 @@ def test_a_gallery_trains_what_is_missing_and_draws(run, tmp_path):
     assert read_image(tmp_path / "out" / "sheet.jpg").width > 2 * 200
     again = run("scripts/train_gallery.py", *words, cwd=tmp_path)
     assert "0 of 1 runs to do" in again.stdout
-    failing = run("scripts/train_gallery.py", "styles=poppies", "output=bad", *SMALL, "seed=abc", cwd=tmp_path)
+    (tmp_path / "out" / "sheet.jpg").unlink()
+    (tmp_path / "out" / "night_cafe").touch()  # where a folder should be
+    failing = run("scripts/train_gallery.py", "styles=poppies,night_cafe", *words[1:], cwd=tmp_path)
     assert failing.returncode == 1
-    assert failing.stderr.strip() == "error: failed: bad/poppies.log"
-    assert "seed='abc' should be a whole number" in (tmp_path / "bad" / "poppies.log").read_text()
+    assert failing.stderr.strip() == "error: failed: out/night_cafe.log"
+    assert "night_cafe" in (tmp_path / "out" / "night_cafe.log").read_text()
+    assert (tmp_path / "out" / "sheet.jpg").is_file()  # of the one that is there
 
 
 def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_net):
@@ -119,6 +124,14 @@ def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_ne
     assert metadata["style"] == {"name": "mine"}
     for name, weight in net.state_dict().items():
         assert (weight - load_network(run.network)[0].state_dict()[name]).abs().max() < 1e-3
+    target.unlink()
+    train_gallery._ship(ROOT, [run], "vgg.pth")
+    assert len(scored) == 1, "scored again"
+    assert target.is_file()
+    os.utime(run.network, (time.time() + 9,) * 2)
+    target.unlink()
+    train_gallery._ship(ROOT, [run], "vgg.pth")
+    assert len(scored) == 2
 
 
 def test_a_sheet_of_no_photos_is_told_before_training(tmp_path):
@@ -176,4 +189,5 @@ def test_each_combination_is_a_run_with_a_folder_of_its_own():
     assert [str(run.folder) for run in runs] == [
         f"out/{style}-strength_{strength}" for style in "ab" for strength in ("0.5", "2")
     ]
+    assert [run.settings for run in runs] == ["strength 0.5", "strength 2"] * 2
     assert str(runs[0].network) == "out/a-strength_0.5/a.safetensors"

@@ -23,8 +23,13 @@ def test_training_starts_from_a_style_that_ships_or_another(network_file, small_
     record = started(str(network_file), ours)
     assert record["style"] == "test"
     assert record["images"] == 0
-    save_network(network_file, small_net, {"style": {"name": "test"}, "images_seen": 30, "init": {"images": 12}})
-    assert started(str(network_file), ours)["images"] == 42  # all that led to it
+    assert record["learned"] == []
+    before = {"images": 12, "learned": [{"name": "bundled", "seed": 0}]}
+    own = {"style": {"name": "test"}, "images_seen": 30, "content": {"name": "holiday"}, "seed": 7, "init": before}
+    save_network(network_file, small_net, own)
+    record = started(str(network_file), ours)
+    assert record["images"] == 42  # all that led to it
+    assert record["learned"] == [{"name": "bundled", "seed": 0}, {"name": "holiday", "seed": 7}]
     for name, weight in small_net.state_dict().items():
         assert torch.equal(ours.state_dict()[name], weight)
     with pytest.raises(UserError, match="has a network of {'width': 4, 'depth': 1}, not {'width': 16"):

@@ -80,6 +80,10 @@ def test_johnson_reproduces_the_programs_terms(photo):
     style_loss = sum((gram_matrix(f[layer]) - gram_matrix(a[layer])).square().mean() for layer in layers)
     assert ours["content"].item() == pytest.approx(content_loss.item(), rel=1e-3)
     assert ours["style"].item() == pytest.approx(style_loss.item(), rel=1e-3)
+    # 1e-6 times the sum of squares at 0…255 and 256²; a side of n has n - 1 differences
+    tv = sum((255 * photo.diff(dim=axis)).square().sum() for axis in (2, 3)) * 256**2 / photo[0, 0].numel()
+    assert config["weights"]["tv"] * ours["tv"].item() == pytest.approx(1e-6 * tv.item(), rel=0.03)
+    assert ours["total"].item() == pytest.approx((content_loss + 5 * style_loss).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("strength", [0, -1.0, float("nan"), float("inf")])
@@ -98,6 +102,9 @@ def test_the_painting_comes_at_its_stroke(tmp_path, caplog):
     assert caplog.messages == ["the painting has 90×60 px: enlarged 3.0 times, its strokes are blurred"]
     with pytest.raises(UserError, match="stroke=15 should be in 16…4096 px"):
         read_painting(tmp_path / "p.png", 15)
+    noise_image(500, 2).save(tmp_path / "strip.png")
+    with pytest.raises(UserError, match="strip.png' has 80000×320 px at stroke=320: crop it, or lower stroke"):
+        read_painting(tmp_path / "strip.png", 320)
 
 
 def _grey(image):

@@ -23,5 +23,12 @@ def test_captions_take_a_line_and_are_written():
     assert (np.asarray(captioned)[GAP : GAP + LINE] < 100).any()
 
 
+def test_captions_longer_than_their_pictures_do_not_run_into_each_other():
+    short, long = (contact_sheet([[(text, BLUE), ("", RED)]], cell=20) for text in ("", "strength 0.3, stroke 320"))
+    assert long.width > short.width + 100
+    last = np.asarray(long)[GAP : GAP + LINE, -20 - 2 * GAP :]  # above the second picture, and before it
+    assert (last == 255).all()
+
+
 def test_wrapping_leaves_nothing_out():
     assert wrapped([("a", RED)] * 5, 2) == [[("a", RED)] * 2, [("a", RED)] * 2, [("a", RED)]]

@@ -12,6 +12,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from impasto.assets import PHOTOS
 from impasto.checkpoint import load_network, load_training_checkpoint
 from impasto.errors import UserError
 from impasto.image import read_image
@@ -355,6 +356,14 @@ def test_a_preview_is_a_sheet_and_trains_nothing(tmp_path, monkeypatch, photos):
     width, height = read_image(tmp_path / "run" / "preview_sheet.jpg").size
     assert width >= 3 * 48
     assert height >= 4 * 40
+
+
+def test_a_previews_stroke_out_of_range_is_named():
+    from impasto.preview import preview
+
+    config = {"trainer": {"accelerator": "cpu"}, "data": {"root": PHOTOS}, "stroke": 5}
+    with pytest.raises(UserError, match="stroke=5 should be in 16…4096 px"):
+        preview(config, Path())
 
 
 def test_a_preview_takes_our_photo_for_a_pack_and_passes_over_damaged_ones(tmp_path, photos, caplog):

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from impasto.evaluation.artefacts import Finding
-from impasto.evaluation.scores import _count, _summary, _typical, sentence
+from impasto.evaluation.contest import _count, _summary, sentence
+from impasto.evaluation.scores import _typical
 from impasto.evaluation.worth import Worth, worth
 from impasto.optimization import FIRST_STEP, optimize, white_noise
 

@@ -60,6 +60,13 @@ def images_in_all(metadata: Mapping[str, Any]) -> int:
     return int(metadata.get("images_seen", 0)) + int(metadata.get("init", {}).get("images", 0))
 
 
+def learned_in_all(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The data that the weights have learned from, run after run: `content` of the records, each with its `seed`."""
+    before = metadata.get("init", {}).get("learned", [])
+    own = metadata.get("content")
+    return [*before, {**own, "seed": metadata.get("seed")}] if own else [*before]
+
+
 def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a training checkpoint holds of ours: `step`, `net` (weights), `images_seen`, `architecture`, the record.
 

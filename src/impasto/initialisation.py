@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 from impasto.assets import STYLES
-from impasto.checkpoint import images_in_all, load_network
+from impasto.checkpoint import images_in_all, learned_in_all, load_network
 from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
 from impasto.styles import find_checkpoint
@@ -17,7 +17,8 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
 
     `init` is random, a checkpoint or style, or auto: a style that ships, of this architecture but of another painting
     than this one (by its SHA-256), if there is one.
-    A network of another style reaches a new one in fewer images (README, Speed); `images` is how many made it.
+    A network of another style reaches a new one in fewer images (`benchmark.py quality`). Of the record, `images` is
+    how many made it, and `learned` the data of each run that did, the first first.
     """
     if init == "random":
         return {"weights": "random"}
@@ -38,7 +39,13 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
     net.load_state_dict(source.state_dict())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     style = metadata.get("style", {}).get("name")
-    return {"weights": path.name, "sha256": digest, "style": style, "images": images_in_all(metadata)}
+    return {
+        "weights": path.name,
+        "sha256": digest,
+        "style": style,
+        "images": images_in_all(metadata),
+        "learned": learned_in_all(metadata),
+    }
 
 
 def _layers(net: TransformerNet) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def trains_in_bfloat16(options: dict[str, Any]) -> bool:
 def worth_compiling(options: dict[str, Any], images: int) -> bool:
     """Whether to compile network and loss: where asked, or on a GPU where the run is long.
 
-    On a CPU uncompiled is as fast (README, Speed). Compiled code is kept for the next run.
+    On a CPU uncompiled is as fast (`impasto.benchmark`). Compiled code is kept for the next run.
     """
     choice = options["compile"]
     if choice not in ("auto", True, False):

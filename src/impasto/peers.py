@@ -29,6 +29,14 @@ ORIGIN = "pytorch/examples fast_neural_style"
 UNUSED = re.compile(r"in\d+\.(running_mean|running_var|num_batches_tracked)$")
 
 
+def precision_for(path: Path, precision: str) -> str:
+    """What `auto` means for a file: float32 for one of theirs.
+
+    Without tanh bfloat16 is off by up to 15 levels, and their users expect their pictures.
+    """
+    return "float32" if precision == "auto" and path.suffix in PEER_SUFFIXES else precision
+
+
 def load_peer_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str, Any]]:
     """Read a state dict of theirs, of any width and depth: the network in evaluation mode, on the CPU, and metadata.
 

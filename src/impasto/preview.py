@@ -12,7 +12,7 @@ from impasto.data.pack import is_pack
 from impasto.errors import UserError
 from impasto.hardware import choose_device, takes_bfloat16
 from impasto.image import find_images, read_image, resize, save_image, to_image
-from impasto.losses.objective import LARGEST, SMALLEST, Objective, build_objective, read_painting
+from impasto.losses.objective import LARGEST, SMALLEST, build_objectives, check_stroke, read_painting
 from impasto.optimization import optimize
 from impasto.sheet import contact_sheet, wrapped
 from impasto.tensors import to_tensor
@@ -34,13 +34,11 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     bfloat16 = takes_bfloat16("auto", device.type)
     photo = _photo(Path(config["data"]["root"]))
     content = to_tensor(photo).to(device)
+    check_stroke(config["stroke"])
     strokes = [min(max(SMALLEST, round(config["stroke"] * factor)), LARGEST) for factor in STROKES]
     strengths = [config["strength"] * factor for factor in STRENGTHS]
     paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
-    objectives, vgg = list[Objective](), config["vgg"]
-    for painting in paintings:
-        objectives.append(build_objective(painting, config["loss"], vgg, 1.0).to(device))
-        vgg = objectives[0].loss.vgg  # loaded once
+    objectives = [each.to(device) for each in build_objectives(paintings, config["loss"], config["vgg"], 1.0)]
     cases = [objective.at(strength) for strength in strengths for objective in objectives]
     pictures = []
     for objective in track(cases, description="Preview", transient=True):

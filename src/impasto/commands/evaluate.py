@@ -69,11 +69,13 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
 
     from impasto.assets import STYLES, provenance
     from impasto.evaluation.card import write_card
-    from impasto.evaluation.scores import Plan, score, speed
+    from impasto.evaluation.contest import Plan
+    from impasto.evaluation.scores import score, speed
     from impasto.export import load_any
     from impasto.files import check_place
     from impasto.hardware import choose_device
     from impasto.losses.objective import build_objective, read_painting
+    from impasto.peers import precision_for
     from impasto.styles import find_checkpoint
 
     path = find_checkpoint(options.ckpt)
@@ -83,7 +85,8 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     painting = read_painting(painted_as, objective_options["stroke"])
     vgg = {**objective_options["vgg"], **_vgg_file(options, objective_options["vgg"])}
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
-    plan = Plan(sizes, photos, options.iterations, choose_device(options.device), options.precision)
+    precision = precision_for(path, options.precision)
+    plan = Plan(sizes, photos, options.iterations, choose_device(options.device), precision)
     content = _content(options, metadata)
     ships = path.resolve().parent == STYLES.resolve()  # the package is no place for it
     beside = Path("runs", path.stem, "scores") if ships else path.parent
@@ -91,13 +94,15 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     check_place(folder / f"{path.stem}.json")
     folder.mkdir(parents=True, exist_ok=True)
     scores, sheet = score(net, objective, painting, content, plan)
+    if path.suffix == ".ckpt":
+        scores["skipped"].append("milliseconds and memory, which are an inference file's")
     card = {
         "network": metadata,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "objective": {**objective_options, "painting": provenance(painted_as)},
         "iterations": options.iterations,
         "scores": scores,
-        "speed": speed(path, sizes, options.device, options.precision) if path.suffix != ".ckpt" else [],
+        "speed": speed(path, sizes, options.device, precision) if path.suffix != ".ckpt" else [],
     }
     written = write_card(folder / path.stem, card, sheet)
     _to_tensorboard(folder, card)
@@ -161,16 +166,20 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
     from PIL import Image
 
     from impasto.assets import PHOTOS
+    from impasto.checkpoint import learned_in_all
     from impasto.data.photos import split
     from impasto.image import find_images
 
     if options.content is not None:
         return find_images(options.content)
-    photos, learned = find_images(PHOTOS), metadata.get("content", {})
-    if learned.get("name") == "bundled":
-        if learned["photos"] + learned["validation"] != len(photos):  # it was judged by others
-            raise UserError("the network has learned from all photos that ship: content=DIR says others to judge it by")
-        photos = split(photos, learned["validation"], metadata["seed"])[1]
+    photos = shipped = find_images(PHOTOS)
+    for learned in learned_in_all(metadata):
+        if learned["name"] == "bundled":
+            judged_by_others = learned["photos"] + learned["validation"] != len(shipped)
+            held_out = [] if judged_by_others else split(shipped, learned["validation"], learned["seed"])[1]
+            photos = [photo for photo in photos if photo in held_out]
+    if not photos:
+        raise UserError("the network has learned from all photos that ship: content=DIR says others to judge it by")
 
     def long_side(path: Path) -> int:
         with Image.open(path) as image:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from impasto.losses.objective import Objective
     from impasto.optimization import Iteration
 
 log = logging.getLogger("impasto")
@@ -69,7 +70,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     from impasto.files import whole_file, write_text
     from impasto.hardware import choose_device, takes_bfloat16
     from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
-    from impasto.losses.objective import SMALLEST, read_painting
+    from impasto.losses.objective import SMALLEST, build_objectives, read_painting
     from impasto.optimization import coarse_to_fine, memory_shortage
 
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
@@ -91,7 +92,8 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     if shortage := memory_shortage(height, width, config["iterations"], config["optimizer"], bfloat16, device):
         raise UserError(shortage + ", and optimizer=adam takes less" * (config["optimizer"] == "lbfgs"))
     paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
-    steps = _iterations(config, photo, list(zip(sides, paintings, strict=True)), device, bfloat16)
+    objectives = build_objectives(paintings, config["loss"], config["vgg"], config["strength"])
+    steps = _iterations(config, photo, list(zip(sides, objectives, strict=True)), device, bfloat16)
     write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
     events = Events(run_dir, start=0)
@@ -136,6 +138,8 @@ def _check(config: dict[str, Any]) -> None:
     for key in ("size", "iterations", "scales", "every"):
         if config[key] < 1:
             raise UserError(f"{key}={config[key]} should be at least 1")
+    if config["optimizer"] not in ("lbfgs", "adam"):
+        raise UserError(f"optimizer is lbfgs or adam, not {config['optimizer']!r}")
     if config["start"] not in ("content", "noise"):
         raise UserError(f"start is content or noise, not {config['start']!r}")
     if not 0 <= config["seed"] < 2**32:
@@ -146,31 +150,32 @@ def _check(config: dict[str, Any]) -> None:
 
 
 def _iterations(
-    config: dict[str, Any], photo: "Image", scales: list[tuple[int, "Image"]], device: "torch.device", bfloat16: bool
+    config: dict[str, Any],
+    photo: "Image",
+    scales: list[tuple[int, "Objective"]],
+    device: "torch.device",
+    bfloat16: bool,
 ) -> "Iterator[tuple[int, Iteration]]":
     """The long side (px) and each iteration, scale after scale, each begun with what the one before came to.
 
-    `scales` are long sides (px), each with the painting at its stroke size.
+    `scales` are long sides (px), each with the objective of the painting at its stroke size.
     """
     from torch.nn import functional as F
 
     from impasto.image import resize
-    from impasto.losses.objective import build_objective
     from impasto.optimization import optimize as iterations
     from impasto.optimization import white_noise
     from impasto.tensors import to_tensor
 
-    vgg, picture = config["vgg"], None
-    for side, painting in scales:
-        objective = build_objective(painting, config["loss"], vgg, config["strength"]).to(device)
-        vgg = objective.loss.vgg  # loaded once
+    picture = None
+    for side, objective in scales:
         content = to_tensor(resize(photo, side / max(photo.size))).to(device)
         start = content if config["start"] == "content" else white_noise(content, config["seed"])
         if picture is not None:
             start = F.interpolate(picture, content.shape[-2:], mode="bicubic").clamp(0, 1)
         best, done = float("inf"), 0
         for step in iterations(
-            objective,
+            objective.to(device),
             content,
             start,
             config["iterations"],

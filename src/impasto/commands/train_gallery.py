@@ -56,6 +56,7 @@ class Run:
     strength: str
     stroke: str
     folder: Path
+    settings: str = ""  # of those that there are several of
 
     @property
     def network(self) -> Path:
@@ -98,13 +99,15 @@ def train_gallery(root: Path, words: list[str]) -> None:
         raise UserError(f"sheet={options.sheet}: there is no such photo or folder")
     todo = [run for run in runs if not _done(run, rest)]
     log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
-    if failed := run_all(root / "train.py", {run.folder: [*run.words, *rest] for run in todo}, places()):
-        raise UserError(f"failed: {', '.join(map(str, failed))}")
-    if options.sheet is not None:
-        _draw(runs, Path(options.sheet), Path(options.output) / "sheet.jpg")
+    failed = run_all(root / "train.py", {run.folder: [*run.words, *rest] for run in todo}, places())
+    trained = [run for run in runs if run.network.is_file()]
+    if options.sheet is not None and trained:
+        _draw(trained, Path(options.sheet), Path(options.output) / "sheet.jpg")
     if options.ship:
         vgg = next((word.partition("=")[2] for word in rest if word.startswith("vgg.path=")), None)
-        _ship(root, runs, vgg)
+        _ship(root, trained, vgg)
+    if failed:
+        raise UserError(f"failed: {', '.join(map(str, failed))}")
 
 
 def _done(run: Run, rest: Sequence[str]) -> bool:
@@ -142,12 +145,13 @@ def planned(options: GalleryOptions) -> list[Run]:
     runs = []
     for style, strength, stroke in product(styles, strengths, strokes):
         extra = [f"strength_{strength}"] * (len(strengths) > 1) + [f"stroke_{stroke}"] * (len(strokes) > 1)
-        runs.append(Run(style, strength, stroke, Path(options.output, "-".join([style, *extra]))))
+        folder = Path(options.output, "-".join([style, *extra]))
+        runs.append(Run(style, strength, stroke, folder, ", ".join(extra).replace("_", " ")))
     return runs
 
 
 def _draw(runs: Sequence[Run], source: Path, output: Path) -> None:
-    """A row for each painting, and in it each photo at each setting."""
+    """A row for each painting, and in it each photo at each setting; captions name what there are several of."""
     from impasto.image import read_image, read_images, save_image
     from impasto.sheet import contact_sheet
     from impasto.stylizer import Stylizer
@@ -158,13 +162,13 @@ def _draw(runs: Sequence[Run], source: Path, output: Path) -> None:
     for run in runs:
         row = rows.setdefault(run.style, [(run.style, read_image(painting(run.style)))])
         stylizer = Stylizer.load(str(run.network))
-        row += [(f"strength {run.strength}, stroke {run.stroke}", stylizer(photo)) for photo in photos]
+        row += [(run.settings, stylizer(photo)) for photo in photos]
     save_image(contact_sheet(list(rows.values()), cell), output)
     log.info("Wrote %s", output)
 
 
 def _ship(root: Path, runs: Sequence[Run], vgg: str | None) -> None:
-    """Into the package: half precision, the scores taken of what ships, before it does."""
+    """Into the package: half precision, the scores taken of what ships, before it does; not again of the same."""
     from impasto.assets import STYLES
     from impasto.checkpoint import load_network, save_network
     from impasto.commands.evaluate import EvaluateOptions, evaluate
@@ -173,8 +177,10 @@ def _ship(root: Path, runs: Sequence[Run], vgg: str | None) -> None:
         net, metadata = load_network(run.network)
         kept = {key: value for key, value in metadata.items() if key not in ("format", "architecture")}
         half = run.folder / "half" / run.network.name
-        save_network(half, net.half(), kept)
-        evaluate(root / "configs", EvaluateOptions(ckpt=str(half), output=str(half.parent), vgg=vgg))
+        sheet = half.with_name(f"{run.style}_sheet.jpg")  # the last that scoring writes
+        if not sheet.is_file() or sheet.stat().st_mtime < run.network.stat().st_mtime:
+            save_network(half, net.half(), kept)
+            evaluate(root / "configs", EvaluateOptions(ckpt=str(half), output=str(half.parent), vgg=vgg))
         for name in (half.name, *(f"{run.style}{suffix}" for suffix in (".json", ".md", "_sheet.jpg"))):
             shutil.copyfile(half.parent / name, STYLES / name)
         log.info("Wrote %s", STYLES / half.name)

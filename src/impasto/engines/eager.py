@@ -17,7 +17,7 @@ from impasto.checkpoint import load_network
 from impasto.hardware import choose_device, takes_bfloat16
 from impasto.memory import is_shortage
 from impasto.models.transformer_net import TransformerNet
-from impasto.peers import PEER_SUFFIXES, load_peer_network
+from impasto.peers import PEER_SUFFIXES, load_peer_network, precision_for
 from impasto.tiling import stylize_tiled
 from impasto.tiling.room import choose_tile
 
@@ -32,7 +32,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class EagerEngine:
-    """Uncompiled, which on a CPU is as fast as compiled (README, Speed), and ready at once."""
+    """Uncompiled, which on a CPU is as fast as compiled (`impasto.benchmark`), and ready at once."""
 
     def __init__(
         self,
@@ -52,10 +52,8 @@ class EagerEngine:
     @classmethod
     def load(cls, path: Path, device: str = "auto", precision: str = "auto") -> "EagerEngine":
         """From an inference file, or a checkpoint of pytorch/examples. Raises `UserError`."""
-        if path.suffix in PEER_SUFFIXES:
-            # without tanh bfloat16 is off by up to 15 levels, and their users expect their pictures
-            return cls(*load_peer_network(path), device, "float32" if precision == "auto" else precision)
-        return cls(*load_network(path), device, precision)
+        load = load_peer_network if path.suffix in PEER_SUFFIXES else load_network
+        return cls(*load(path), device, precision_for(path, precision))
 
     def __call__(
         self, content: Float32[np.ndarray, "batch 3 height width"]

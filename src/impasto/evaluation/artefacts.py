@@ -70,11 +70,13 @@ def border(network: Network, photo: Image) -> Finding:
 
     Measured on means over `BLOCK` px, as strokes lie elsewhere in another crop; dots, rows and dark edges do not.
     """
+    height, width = (side // BLOCK * BLOCK for side in photo.shape[-2:])  # blocks reach all four edges
+    photo = photo[..., :height, :width]
     alone = network(photo[..., MARGIN:-MARGIN, MARGIN:-MARGIN])
     part = network(photo)[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
     change = F.avg_pool2d(alone - part, BLOCK).abs().mean((0, 1))
-    height, width = change.shape
-    middle = change[height // 4 : height - height // 4, width // 4 : width - width // 4].mean()
+    rows, columns = (slice(count // 4, count - count // 4) for count in change.shape)
+    middle = change[rows, columns].mean()
     worst = torch.stack([edge.mean() for edge in (change[0], change[-1], change[:, 0], change[:, -1])]).max()
     value = float(worst / middle.clamp(min=0.02))
     return Finding("border", value, BORDER, "change of the worst edge in another crop, times the middle's")

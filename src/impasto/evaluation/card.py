@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from impasto.benchmark.measure import table
-from impasto.evaluation.scores import sentence
+from impasto.evaluation.contest import sentence
 from impasto.files import write_text
 from impasto.image import save_image
 
@@ -26,7 +26,9 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
     metadata, scores = card["network"], card["scores"]
     style = metadata.get("style", {})
     title = style.get("title", style.get("name", "A network without metadata"))
-    by = f"{style['artist']}, {style['year']} ({style['status']})" if "artist" in style else "a painting of your own"
+    painting = card["objective"]["painting"]
+    ours = "artist" in painting
+    by = f"{painting['artist']}, {painting['year']} ({painting['status']})" if ours else "a painting of your own"
     terms = [
         {"": name, **{who: f"{value:.3g}" for who, value in means.items()}} for name, means in scores["terms"].items()
     ]
@@ -46,9 +48,10 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         "## Worth",
         "Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on photos not learned from:",
         "\n".join(f"- {sentence(line)}" for line in scores["worth"]),
-        "## Terms",
-        *([relative] if card["objective"]["loss"]["relative"] else []),
-        table(terms),
+        *([f"Skipped: {', '.join(scores['skipped'])}."] if scores["skipped"] else []),
+        *(["## Terms"] if terms else []),
+        *([relative] if terms and card["objective"]["loss"]["relative"] else []),
+        *([table(terms)] if terms else []),
         "To the photo: " + ", ".join(f"{name} {value}" for name, value in scores["similarity"].items()) + ".",
         *(["## Artefacts", table(findings)] if findings else []),
         *(["## Speed", table(speeds)] if speeds else []),

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -22,7 +22,7 @@ log = logging.getLogger("impasto")
 
 REFERENCE_SIZE = 192  # px, of the photos that relative terms are relative to
 SMALLEST = 16  # px: below, nothing is left for VGG19's deepest layer
-LARGEST = 4096  # px of a painting's short side: far beyond, Linux would end the process for want of memory
+LARGEST = 4096  # px of a painting's sides, in the mean: far beyond, Linux would end the process for want of memory
 BLURRED_FROM = 2.0  # times that a small painting is enlarged, from which on it is worth a warning
 
 
@@ -69,19 +69,39 @@ def build_objective(
     return Objective(perceptual.to(memory_format=torch.channels_last), weights).at(strength)
 
 
+def build_objectives(
+    paintings: Iterable[Image.Image], loss: Mapping[str, Any], vgg: Mapping[str, Any], strength: float
+) -> list[Objective]:
+    """`build_objective` for each painting, all with one VGG19."""
+    objectives = list[Objective]()
+    shared: Mapping[str, Any] | VGG19Features = vgg
+    for painting in paintings:
+        objectives.append(build_objective(painting, loss, shared, strength))
+        shared = objectives[0].loss.vgg
+    return objectives
+
+
 def read_painting(path: str | os.PathLike[str], stroke: int) -> Image.Image:
     """A painting at `stroke` px of short side: the network's strokes are as large as those of this picture.
 
     Enlarges a smaller one, with a warning where that blurs it. Raises `UserError`.
     """
-    if not SMALLEST <= stroke <= LARGEST:
-        raise UserError(f"stroke={stroke} should be in {SMALLEST}…{LARGEST} px")
+    check_stroke(stroke)
     painting = read_image(path, stroke)
     factor = stroke / min(painting.size)
+    width, height = (round(side * factor) for side in painting.size)
+    if width * height > LARGEST**2:
+        raise UserError(f"{str(path)!r} has {width}×{height} px at stroke={stroke}: crop it, or lower stroke")
     if factor >= BLURRED_FROM:
         width, height = painting.size
         log.warning("the painting has %d×%d px: enlarged %.1f times, its strokes are blurred", width, height, factor)
     return resize(painting, factor) if factor > 1 else painting
+
+
+def check_stroke(stroke: int) -> None:
+    """Raises `UserError` for one out of range."""
+    if not SMALLEST <= stroke <= LARGEST:
+        raise UserError(f"stroke={stroke} should be in {SMALLEST}…{LARGEST} px")
 
 
 @cache
