@@ -38,6 +38,11 @@ def gridded(image):
     return stylized
 
 
+def gridded_where_plain(image):
+    """The same, but in pictures of one colour alone."""
+    return gridded(image) if image.std() == 0 else sound(image)
+
+
 def dark_edged(image):
     """Zero padding, as of a stack of large kernels."""
     return F.avg_pool2d(image, 31, stride=1, padding=15)
@@ -107,6 +112,7 @@ MEASURES = {
 }
 BROKEN = [
     ("checkerboard", gridded),
+    ("checkerboard", gridded_where_plain),
     ("border", dark_edged),
     ("border", dotted_edge),
     ("border", dotted_side),

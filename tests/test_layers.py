@@ -68,6 +68,17 @@ def test_upsampling_convolution_is_upsampling_and_convolution(size):
     assert_same_function(ours, theirs, torch.randn(2, 4, *size), conv.weight, conv.bias)
 
 
+def test_one_colour_stays_one_upsampled_in_bfloat16():
+    """Or instance norm, which divides by the deviation, would make a grid of the rounding."""
+    conv = UpsampleConv2d(64, 32)
+    features = (3 * torch.rand(2, 64, 1, 1)).expand(2, 64, 16, 16).bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        result = conv(features)
+        expected = conv.weight.sum((2, 3)) @ features[..., 0, 0].float().T
+    assert torch.equal(result, result[..., :1, :1].expand_as(result))
+    assert_close(result[..., 0, 0].float(), expected.T + conv.bias, atol=0.05, rtol=0.02)
+
+
 @pytest.mark.parametrize("size", [(6, 6), (8, 14)])
 def test_block_convolution_is_a_convolution(size):
     conv = BlockConv2d(4, 3, 9)

@@ -9,7 +9,7 @@ from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
 from impasto.styles import find_checkpoint
 
-FIRST_STYLES = ("great_wave", "starry_night")  # shipped, in the order in which init=auto takes them
+FIRST_STYLES = ("night_cafe", "great_wave")  # shipped, in the order in which init=auto takes them
 
 
 def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:

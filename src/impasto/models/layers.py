@@ -98,6 +98,8 @@ class UpsampleConv2d(ReflectConv2d):
 
     Each output pixel of a 2×2 block sees only 2×2 different input pixels, so its kernel is 2×2, with the sums of
     what falls on one pixel. The first row above an upsampled image, reflected, equals its border.
+    In bfloat16 these sums round differently, and instance norm would make a grid of that in a picture of one colour:
+    so they meet features less their means, and the means' share, alike for all four, comes from the whole kernel.
     Source: Aitken et al. 2017 (arXiv:1707.02937), section 3.
     """
 
@@ -110,8 +112,9 @@ class UpsampleConv2d(ReflectConv2d):
         """Height and width are doubled."""
         height, width = features.shape[2:]
         kernels = torch.cat([_phase(_phase(self.weight, 2, row), 3, column) for row in (0, 1) for column in (0, 1)])
-        assert self.bias is not None
-        blocks = F.conv2d(_edged(features), kernels, self.bias.repeat(4))
+        means = features.detach().mean((2, 3), keepdim=True)  # their gradients would cancel
+        share = F.conv2d(means, self.weight.sum((2, 3), keepdim=True), self.bias)
+        blocks = F.conv2d(_edged(features - means), kernels) + share.repeat(1, 4, 1, 1)
         blocks = blocks.permute(0, 2, 3, 1).reshape(-1, height + 1, width + 1, 2, 2, self.out_channels)
         rows = [
             torch.stack(
