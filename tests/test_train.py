@@ -186,8 +186,13 @@ def test_a_resumed_run_goes_on_with_its_own_words_but_for_those_given_now(run, t
     assert "strength" not in result.stderr
     record = load_network(tmp_path / "run" / "a.safetensors")[1]
     assert (record["strength"], record["style"]["stroke"], record["images_seen"]) == (2, 64, 8)
-    result = run("train.py", f"resume={tmp_path / 'run'}", "data.batch_size=3", "schedule.images=9", cwd=tmp_path)
+    assert record["init"] == {"weights": "random"}
+    words = [f"resume={tmp_path / 'run'}", "data.batch_size=3", "schedule.images=9", "seed=1"]
+    result = run("train.py", *words, cwd=tmp_path)
     assert "11 of 9 images" in result.stdout, result.stderr  # the last batch is whole
+    before = {**record["content"], "seed": 0}  # what another seed holds out has been learned from
+    record = load_network(tmp_path / "run" / "a.safetensors")[1]
+    assert (record["seed"], record["init"]) == (1, {"weights": "random", "learned": [before]})
     (tmp_path / "run" / "a.safetensors").unlink()
     result = run("train.py", f"resume={tmp_path / 'run'}", cwd=tmp_path)  # which has its style, and has ended
     assert result.returncode == 0, result.stderr

@@ -62,9 +62,9 @@ def images_in_all(metadata: Mapping[str, Any]) -> int:
 
 def learned_in_all(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The data that the weights have learned from, run after run: `content` of the records, each with its `seed`."""
-    before = metadata.get("init", {}).get("learned", [])
+    learned = metadata.get("init", {}).get("learned", [])
     own = metadata.get("content")
-    return [*before, {**own, "seed": metadata.get("seed")}] if own else [*before]
+    return [*learned, {**own, "seed": metadata.get("seed")}] if own else learned
 
 
 def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -62,8 +62,7 @@ def optimize(
     clipped.
     Ends early where the objective stops being finite. Raises `UserError` for an unknown optimiser.
     """
-    if optimizer not in OPTIMIZERS:
-        raise UserError(f"optimizer is {' or '.join(OPTIMIZERS)}, not {optimizer!r}")
+    check_optimizer(optimizer)
     rate = OPTIMIZERS[optimizer] if learning_rate is None else learning_rate
     image = start.clone(memory_format=torch.contiguous_format).requires_grad_()
     method: torch.optim.Optimizer
@@ -95,6 +94,12 @@ def optimize(
         if values["total"] < best:
             best, best_image = values["total"], before.clamp(0, 1)
         yield Iteration(number, values, best_image)
+
+
+def check_optimizer(optimizer: str) -> None:
+    """Raises `UserError` for one that is not known."""
+    if optimizer not in OPTIMIZERS:
+        raise UserError(f"optimizer is {' or '.join(OPTIMIZERS)}, not {optimizer!r}")
 
 
 def memory_shortage(

@@ -38,7 +38,7 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     strokes = [min(max(SMALLEST, round(config["stroke"] * factor)), LARGEST) for factor in STROKES]
     strengths = [config["strength"] * factor for factor in STRENGTHS]
     paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
-    objectives = [each.to(device) for each in build_objectives(paintings, config["loss"], config["vgg"], 1.0)]
+    objectives = build_objectives(paintings, config["loss"], config["vgg"], 1.0, device)
     cases = [objective.at(strength) for strength in strengths for objective in objectives]
     pictures = []
     for objective in track(cases, description="Preview", transient=True):

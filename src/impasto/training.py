@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
-from impasto.checkpoint import save_network
+from impasto.checkpoint import learned_in_all, save_network
 from impasto.data.content import ContentDataModule
 from impasto.data.scan import write_rejects
 from impasto.errors import UserError
@@ -76,6 +76,9 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         config = with_batch_size(config, resumed)
         module, painting = _module(config, resumed)
         data = _data(config, module)
+        if resumed and learned_in_all(resumed.content)[-1:] != learned_in_all(module.record)[-1:]:
+            # gone on with by other photos, which leaves the first ones learned from
+            module.record["init"] = {**module.record["init"], "learned": learned_in_all(resumed.content)}
         saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
         guards = guard(config, run_dir, module, data)
         trainer = _trainer(config, run_dir, data, painting, resumed, saved, guards)

@@ -71,8 +71,9 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     from impasto.hardware import choose_device, takes_bfloat16
     from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
     from impasto.losses.objective import SMALLEST, build_objectives, read_painting
-    from impasto.optimization import coarse_to_fine, memory_shortage
+    from impasto.optimization import check_optimizer, coarse_to_fine, memory_shortage
 
+    check_optimizer(config["optimizer"])
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
     check_writable(output)
     check_not_input(output, [Path(config["content"]), Path(config["style"]["image"])])
@@ -92,7 +93,15 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     if shortage := memory_shortage(height, width, config["iterations"], config["optimizer"], bfloat16, device):
         raise UserError(shortage + ", and optimizer=adam takes less" * (config["optimizer"] == "lbfgs"))
     paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
-    objectives = build_objectives(paintings, config["loss"], config["vgg"], config["strength"])
+    too_large = UserError(
+        f"size={config['size']} with stroke={config['stroke']} takes more memory than there is: "
+        f"try size={config['size'] // 2}"
+    )
+    try:
+        with memory_errors():
+            objectives = build_objectives(paintings, config["loss"], config["vgg"], config["strength"], device)
+    except MemoryError:
+        raise too_large from None
     steps = _iterations(config, photo, list(zip(sides, objectives, strict=True)), device, bfloat16)
     write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
@@ -111,10 +120,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
                 shown = " ".join(f"{name} {step.terms[name]:.3g}" for name in ("total", "content", "style", "tv"))
                 progress.update(bar, completed=number, description=f"{side} px: {shown}")
     except MemoryError:
-        stopped = UserError(
-            f"size={config['size']} with stroke={config['stroke']} takes more memory than there is: "
-            f"try size={config['size'] // 2}"
-        )
+        stopped = too_large
     except KeyboardInterrupt:
         stopped = KeyboardInterrupt()
     if picture is not None:
@@ -138,8 +144,6 @@ def _check(config: dict[str, Any]) -> None:
     for key in ("size", "iterations", "scales", "every"):
         if config[key] < 1:
             raise UserError(f"{key}={config[key]} should be at least 1")
-    if config["optimizer"] not in ("lbfgs", "adam"):
-        raise UserError(f"optimizer is lbfgs or adam, not {config['optimizer']!r}")
     if config["start"] not in ("content", "noise"):
         raise UserError(f"start is content or noise, not {config['start']!r}")
     if not 0 <= config["seed"] < 2**32:
@@ -175,7 +179,7 @@ def _iterations(
             start = F.interpolate(picture, content.shape[-2:], mode="bicubic").clamp(0, 1)
         best, done = float("inf"), 0
         for step in iterations(
-            objective.to(device),
+            objective,
             content,
             start,
             config["iterations"],

@@ -29,7 +29,8 @@ Train a gallery of styles: one at a time on a CPU, one per GPU where there are s
   styles=LIST       default: {SHIPPED}
   strengths=1 strokes=320   several with commas between them: a run for each combination
   output=DIR        runs, their logs and the sheet; default: runs/gallery
-  ship=true         scores each style, and puts it, in half precision, with its card into the package
+  ship=true         scores each style, and puts it, in half precision, with its card into the package; what has been
+                    scored is not again: delete the run's half/ for that
   sheet=PATH        a photo or a folder of some: painted by all runs, on output's sheet.jpg
 
 All other words go to train.py, whose --help lists them.

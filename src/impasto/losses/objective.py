@@ -22,7 +22,7 @@ log = logging.getLogger("impasto")
 
 REFERENCE_SIZE = 192  # px, of the photos that relative terms are relative to
 SMALLEST = 16  # px: below, nothing is left for VGG19's deepest layer
-LARGEST = 4096  # px of a painting's sides, in the mean: far beyond, Linux would end the process for want of memory
+LARGEST = 4096  # px of a painting's short side: far beyond, Linux would end the process for want of memory
 BLURRED_FROM = 2.0  # times that a small painting is enlarged, from which on it is worth a warning
 
 
@@ -70,13 +70,17 @@ def build_objective(
 
 
 def build_objectives(
-    paintings: Iterable[Image.Image], loss: Mapping[str, Any], vgg: Mapping[str, Any], strength: float
+    paintings: Iterable[Image.Image],
+    loss: Mapping[str, Any],
+    vgg: Mapping[str, Any],
+    strength: float,
+    device: torch.device,
 ) -> list[Objective]:
-    """`build_objective` for each painting, all with one VGG19."""
+    """`build_objective` for each painting on the device, all with one VGG19."""
     objectives = list[Objective]()
     shared: Mapping[str, Any] | VGG19Features = vgg
     for painting in paintings:
-        objectives.append(build_objective(painting, loss, shared, strength))
+        objectives.append(build_objective(painting, loss, shared, strength).to(device))
         shared = objectives[0].loss.vgg
     return objectives
 
@@ -90,7 +94,7 @@ def read_painting(path: str | os.PathLike[str], stroke: int) -> Image.Image:
     painting = read_image(path, stroke)
     factor = stroke / min(painting.size)
     width, height = (round(side * factor) for side in painting.size)
-    if width * height > LARGEST**2:
+    if width * height > 2 * LARGEST**2:
         raise UserError(f"{str(path)!r} has {width}×{height} px at stroke={stroke}: crop it, or lower stroke")
     if factor >= BLURRED_FROM:
         width, height = painting.size

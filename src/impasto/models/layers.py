@@ -114,7 +114,7 @@ class UpsampleConv2d(ReflectConv2d):
         kernels = torch.cat([_phase(_phase(self.weight, 2, row), 3, column) for row in (0, 1) for column in (0, 1)])
         means = features.detach().mean((2, 3), keepdim=True)  # their gradients would cancel
         share = F.conv2d(means, self.weight.sum((2, 3), keepdim=True), self.bias)
-        blocks = F.conv2d(_edged(features - means), kernels) + share.repeat(1, 4, 1, 1)
+        blocks = F.conv2d(_edged(features).sub_(means), kernels).add_(share.repeat(1, 4, 1, 1))
         blocks = blocks.permute(0, 2, 3, 1).reshape(-1, height + 1, width + 1, 2, 2, self.out_channels)
         rows = [
             torch.stack(
