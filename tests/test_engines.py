@@ -118,7 +118,7 @@ def test_damaged_and_foreign_files_are_named(package, graph, tmp_path):
 
 def foreign_graph(path, operator="Relu", ends=("content", "stylized"), **attributes):
     """A graph of one operator, with our record."""
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="comes with [onnx]")
     infos = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ends]
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node(operator, ends[:1], ends[1:], **attributes)], "graph", infos[:1], infos[1:]

@@ -90,6 +90,10 @@ def test_a_gallery_trains_what_is_missing_and_draws(run, tmp_path):
     assert read_image(tmp_path / "out" / "sheet.jpg").width > 2 * 200
     again = run("scripts/train_gallery.py", *words, cwd=tmp_path)
     assert "0 of 1 runs to do" in again.stdout
+    failing = run("scripts/train_gallery.py", "styles=poppies", "output=bad", *SMALL, "seed=abc", cwd=tmp_path)
+    assert failing.returncode == 1
+    assert failing.stderr.strip() == "error: failed: bad/poppies.log"
+    assert "seed='abc' should be a whole number" in (tmp_path / "bad" / "poppies.log").read_text()
     (tmp_path / "out" / "sheet.jpg").unlink()
     (tmp_path / "out" / "night_cafe").touch()  # where a folder should be
     failing = run("scripts/train_gallery.py", "styles=poppies,night_cafe", *words[1:], cwd=tmp_path)

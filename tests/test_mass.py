@@ -80,7 +80,7 @@ def test_manifests_of_every_kind_say_the_same(tmp_path, kind):
     path = tmp_path / f"list.{kind}"
     if kind == "parquet":
         pyarrow = pytest.importorskip("pyarrow", reason="comes with Ray")
-        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet = pytest.importorskip("pyarrow.parquet", reason="comes with Ray")
         sources, outputs = zip(*ROWS, strict=True)
         parquet.write_table(pyarrow.table({"input": sources, "output": outputs, "more": [1, 2, 3, 4]}), path)
     elif kind == "jsonl":

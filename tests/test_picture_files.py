@@ -217,7 +217,7 @@ def test_palette_with_transparency(tmp_path):
 
 
 def test_heic_is_read(tmp_path):
-    heif = pytest.importorskip("pillow_heif")
+    heif = pytest.importorskip("pillow_heif", reason="comes with [heic]")
     heif.from_pillow(Image.fromarray(as_type(smooth(), "uint8"))).save(tmp_path / "a.heic", quality=95)
     assert np.abs(unit(read_picture(tmp_path / "a.heic").pixels) - smooth()).mean() < 0.01
 

@@ -1,6 +1,7 @@
 """Contact sheets: pictures in rows, each with a caption."""
 
 from collections.abc import Sequence
+from functools import cache
 from math import ceil
 
 from PIL import Image, ImageDraw, ImageFont
@@ -53,6 +54,7 @@ def _layout(rows: Sequence[Sequence[Captioned]], cell: int) -> tuple[list[int], 
     return widths, heights, [LINE if any(caption for caption, _ in row) else 0 for row in rows]
 
 
+@cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=TEXT)
 

@@ -144,12 +144,12 @@ def validation_crops(size: int) -> Tensor:
 
 
 def learner(
-    *, reference: bool, image_size: int, batch_size: int, images: int, schedule: dict[str, float], **options: Any
+    *, reference: bool, image_size: int, batch_size: int, images: int, schedule: dict[str, Any], **options: Any
 ) -> Callable[..., dict[str, float]]:
     """Training on a stream of photos; each run goes on for `count` images."""
     learning = Learner(reference, batch_size=batch_size, **options)
     judge = Learner(False, **{**options, "precision": "float32", "start": None})
-    plan = Schedule(images=images, **schedule)  # type: ignore[arg-type]  # of a plain mapping
+    plan = Schedule(images=images, **schedule)
     stream = photos(image_size, batch_size, images, workers=1)
     held_out = validation_crops(image_size).float() / 255
     seen = 0
