@@ -1,10 +1,14 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
+import torch
 
-from impasto.memory import is_shortage
+from impasto import memory
+from impasto.memory import free_memory, is_shortage
 
 FAULTS = """
 import resource
@@ -46,3 +50,28 @@ def test_a_pass_touches_no_new_pages():
 )
 def test_a_lack_of_memory_is_told_from_other_errors(said, short):
     assert is_shortage(RuntimeError(said)) is short
+
+
+def test_free_memory_heeds_every_limit(monkeypatch, tmp_path):
+    assert 0 < free_memory(torch.device("cpu")) <= psutil.virtual_memory().total
+    group = tmp_path / "job" / "step"
+    group.mkdir(parents=True)
+    for folder, limit in ((group, "max"), (group.parent, 9000)):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text("5000\n")
+        (folder / "memory.stat").write_text("anon 4000\ninactive_file 700\n")
+    own = tmp_path / "own"
+    own.write_text("4:memory:/elsewhere\n0::/job/step\n")
+    assert memory._below_group_limits(tmp_path, own) == [4700]
+    assert memory._below_group_limits(tmp_path, Path("absent")) == []
+    monkeypatch.setattr(memory, "_below_address_limit", lambda: [1234])
+    assert free_memory(torch.device("cpu")) == 1234
+
+
+def test_a_limit_of_addresses_is_heeded():
+    script = (
+        "import resource, torch; from impasto import memory;"
+        "resource.setrlimit(resource.RLIMIT_AS, (64 << 30, -1)); print(memory._below_address_limit()[0])"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert 32 << 30 < int(answer) < 64 << 30

@@ -92,6 +92,14 @@ def test_a_strength_out_of_range_is_named(strength):
         build_objective(noise_image(64, 64), loss_config("default"), {}, strength)
 
 
+def test_a_painting_too_large_for_the_memory_is_told(monkeypatch):
+    """Else Linux ends the process without a word."""
+    monkeypatch.setattr("impasto.losses.objective.free_memory", lambda device: 1_400 * 640 * 512 // 4)
+    config = {"style_layers": {"relu1_1": 1.0}, "content_layers": {"relu1_1": 1.0}, "relative": False}
+    with pytest.raises(UserError, match="stroke=512 takes 458.8 MB of memory, and 114.7 MB are free: stroke=256 fits"):
+        build_objective(Image.new("RGB", (640, 512)), config, {"source": "oxford"}, 1.0)
+
+
 def test_the_painting_comes_at_its_stroke(tmp_path, caplog):
     noise_image(90, 60).save(tmp_path / "p.png")
     with caplog.at_level(logging.WARNING, "impasto"):

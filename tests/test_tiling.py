@@ -7,7 +7,6 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch import nn
@@ -256,28 +255,3 @@ print((peak() - before) * 1024)
 """
     taken = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
     assert taken < room.memory_of_pass(1024, 1536, 16, precision) < 3.5 * taken
-
-
-def test_free_memory_heeds_every_limit(monkeypatch, tmp_path):
-    assert 0 < room.free_memory(CPU) <= psutil.virtual_memory().total
-    group = tmp_path / "job" / "step"
-    group.mkdir(parents=True)
-    for folder, limit in ((group, "max"), (group.parent, 9000)):
-        (folder / "memory.max").write_text(f"{limit}\n")
-        (folder / "memory.current").write_text("5000\n")
-        (folder / "memory.stat").write_text("anon 4000\ninactive_file 700\n")
-    own = tmp_path / "own"
-    own.write_text("4:memory:/elsewhere\n0::/job/step\n")
-    assert room._below_group_limits(tmp_path, own) == [4700]
-    assert room._below_group_limits(tmp_path, Path("absent")) == []
-    monkeypatch.setattr(room, "_below_address_limit", lambda: [1234])
-    assert room.free_memory(CPU) == 1234
-
-
-def test_a_limit_of_addresses_is_heeded():
-    script = (
-        "import resource, torch; from impasto.tiling import room;"
-        "resource.setrlimit(resource.RLIMIT_AS, (64 << 30, -1)); print(room._below_address_limit()[0])"
-    )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert 32 << 30 < int(answer) < 64 << 30

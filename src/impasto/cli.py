@@ -11,7 +11,7 @@ from typing import Any, TextIO, TypeVar
 
 from impasto.assets import nearest
 from impasto.errors import UserError
-from impasto.memory import keep_freed_memory
+from impasto.memory import is_shortage, keep_freed_memory
 
 Options = TypeVar("Options")
 
@@ -41,6 +41,10 @@ def run(command: Callable[[list[str]], None], usage: str) -> None:
             raise
         place = f": {os.fsdecode(error.filename)!r}" if error.filename else ""
         sys.exit(f"error: {error.strerror}{place}")
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or is_shortage(error)):
+            raise
+        sys.exit("error: this takes more memory than there is: smaller sizes and strokes take less")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -1,9 +1,16 @@
-"""Memory: the C library's allocator, set up for tensors, and the ways to say that there is too little."""
+"""Memory: the C library's allocator, set up for tensors, what is free, and the ways to say that it is too little."""
 
 import ctypes
 import gc
 import platform
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:  # it takes seconds
+    import torch
 
 # of glibc's malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -37,3 +44,48 @@ def give_freed_memory_back() -> None:
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+_sharers = 1
+
+
+def share_memory(processes: int) -> None:
+    """Count on only this part of the CPU's memory from now on, as so many processes stylize on this machine."""
+    global _sharers
+    _sharers = processes
+
+
+def free_memory(device: "torch.device") -> int:
+    """Bytes that this process can still take on the device: on a CPU, within the limits set to it as well."""
+    if device.type == "cuda":
+        import torch
+
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return min([psutil.virtual_memory().available, *_below_address_limit(), *_below_group_limits()]) // _sharers
+
+
+def _below_address_limit() -> list[int]:
+    """What `ulimit -v` leaves."""
+    if not hasattr(psutil, "RLIMIT_AS"):  # not on Linux
+        return []
+    process = psutil.Process()
+    limit, _ = process.rlimit(psutil.RLIMIT_AS)
+    return [] if limit < 0 else [max(limit - process.memory_info().vms, 0)]
+
+
+def _below_group_limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What containers and batch systems leave: the limits of this process's control group and those around it (v2)."""
+    lines = own.read_text().splitlines() if own.is_file() else []
+    paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::")]
+    room = []
+    for group in [group for path in paths for group in (root / path, *(root / path).parents)]:
+        try:
+            limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except OSError:  # none here
+            continue
+        if limit != "max":
+            # files that the system keeps in memory count as used, but it gives them up
+            room.append(max(int(limit) - int(used) + int(statistics["inactive_file"]), 0))
+    return room

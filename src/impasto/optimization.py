@@ -14,7 +14,7 @@ from torch import Tensor
 
 from impasto.errors import UserError
 from impasto.losses.objective import Objective
-from impasto.tiling.room import free_memory
+from impasto.memory import free_memory
 
 OPTIMIZERS = {"lbfgs": 1.0, "adam": 0.02}  # and their learning rates
 HISTORY = 100  # gradients that L-BFGS remembers

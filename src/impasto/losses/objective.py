@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from PIL import Image
+from rich.filesize import decimal
 from torch import Tensor, nn
 
 from impasto.assets import PHOTOS
 from impasto.errors import UserError
 from impasto.image import read_image, resize
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
+from impasto.memory import free_memory
 from impasto.models.vgg import VGG19Features
 from impasto.tensors import to_tensor
 
@@ -22,7 +24,10 @@ log = logging.getLogger("impasto")
 
 REFERENCE_SIZE = 192  # px, of the photos that relative terms are relative to
 SMALLEST = 16  # px: below, nothing is left for VGG19's deepest layer
-LARGEST = 4096  # px of a painting's short side: far beyond, Linux would end the process for want of memory
+LARGEST = 4096  # px of a painting's short side
+# Peak of a process on a CPU less what it held before, one pass to relu5_1 in float32, torch 2.15, 1,000 px of short
+# side: 810 bytes a pixel, and 1,330 where `keep_freed_memory` holds on to what is freed.
+PASS_BYTES = 1400
 BLURRED_FROM = 2.0  # times that a small painting is enlarged, from which on it is worth a warning
 
 
@@ -54,9 +59,10 @@ def build_objective(
     """The objective that a `loss` and a `vgg` configuration describe, for a painting at its stroke size.
 
     `vgg` may also be the network of another objective with the same layers. `strength` multiplies the style's weight.
-    Raises `UserError` for a wrong value.
+    Raises `UserError` for a wrong value, and where a CPU's memory is too little for the painting.
     """
     style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
+    _check_memory(painting)
     perceptual = PerceptualLoss(
         vgg if isinstance(vgg, VGG19Features) else VGG19Features([*style_layers, *content_layers], **vgg),
         to_tensor(painting),
@@ -67,6 +73,17 @@ def build_objective(
     )
     weights = LossWeights(**loss["weights"])
     return Objective(perceptual.to(memory_format=torch.channels_last), weights).at(strength)
+
+
+def _check_memory(painting: Image.Image) -> None:
+    """Raises `UserError` where its pass would take more than is free: Linux would end the process without a word."""
+    width, height = painting.size
+    needed, free = PASS_BYTES * width * height, free_memory(torch.device("cpu"))
+    if needed > free:
+        stroke = min(painting.size)
+        fits = int(stroke * (max(0, free) / needed) ** 0.5)
+        mend = f"stroke={fits} fits" if fits >= SMALLEST else "end other programs"
+        raise UserError(f"stroke={stroke} takes {decimal(needed)} of memory, and {decimal(free)} are free: {mend}")
 
 
 def build_objectives(
