@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from impasto.benchmark import contestants
 from impasto.benchmark.contestants import Learner, command, learner, textbook_gflop
-from impasto.benchmark.measure import Contestant, alternate, rows, table
+from impasto.benchmark.measure import Contestant, alternate, machine, rows, table
 from impasto.benchmark.reference import ReferenceNet
 from impasto.benchmark.task import check_agreement
 from impasto.benchmark.tasks import rival
@@ -230,3 +230,10 @@ def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         benchmark(words)
+
+
+def test_a_gpu_is_named_only_where_it_was_measured(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device=None: "one GPU")
+    assert machine()["gpu"] == machine(torch.device("cuda"))["gpu"] == "one GPU"
+    assert "gpu" not in machine(torch.device("cpu"))

@@ -97,6 +97,32 @@ def test_without_metadata_the_default_objective_serves_with_a_warning(network_fi
     assert len(scored["content"]) == 15
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"strength": None}, {"loss": {"relative": True}}, {"loss": None}, {"vgg": None}, {"style": {"name": "x"}}],
+)
+def test_of_half_a_record_the_default_objective_serves(recorded, small_net, scored, caplog, change):
+    _, record = load_network(recorded)
+    kept = {key: value for key, value in record.items() if key not in ("format", "architecture")}
+    save_network(recorded, small_net, {**kept, **change})
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), painting="poppies"))
+    assert any("does not say what it was trained for" in message for message in caplog.messages)
+
+
+def test_a_record_that_no_card_can_hold_is_told_before_the_scores(recorded, small_net, scored):
+    save_network(recorded, small_net, {"note": float("inf")})
+    with pytest.raises(UserError, match="the network's record holds a number that JSON has not"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), painting="poppies"))
+
+
+def test_another_painting_than_the_networks_is_told(recorded, scored, caplog):
+    for painted, told in (("poppies", False), ("starry_night", True)):
+        with pytest.raises(UserError, match="scored"):
+            evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), painting=painted))
+        assert any("is not the file that the network was trained with" in line for line in caplog.messages) is told
+
+
 def test_photos_are_those_asked_for(recorded, scored, photos):
     with pytest.raises(UserError, match="scored"):
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), content=str(photos)))

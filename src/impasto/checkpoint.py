@@ -57,12 +57,12 @@ def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str
 
 def images_in_all(metadata: Mapping[str, Any]) -> int:
     """Images that the weights have learned from: those of their own run, and those that made what it started from."""
-    return int(metadata.get("images_seen", 0)) + int(metadata.get("init", {}).get("images", 0))
+    return int(metadata.get("images_seen", 0)) + int((metadata.get("init") or {}).get("images", 0))
 
 
 def learned_in_all(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The data that the weights have learned from, run after run: `content` of the records, each with its `seed`."""
-    learned = metadata.get("init", {}).get("learned", [])
+    learned = (metadata.get("init") or {}).get("learned", [])
     own = metadata.get("content")
     return [*learned, {**own, "seed": metadata.get("seed")}] if own else learned
 

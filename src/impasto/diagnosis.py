@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from rich.filesize import decimal
 
 from impasto.assets import PAINTINGS, PHOTOS, STYLES
-from impasto.checkpoint import images_in_all, load_network
+from impasto.checkpoint import load_network
 from impasto.data.content import prepared_coco
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError, one_line
@@ -29,9 +29,9 @@ from impasto.guards.disk import free_space
 from impasto.hardware import bfloat16_is_fast, compiler, cores, processor
 from impasto.image import find_images, read_image
 from impasto.machine import device_type, trains_in_bfloat16
+from impasto.memory import free_memory
 from impasto.models.vgg import TORCHVISION_URL, VGG19Features
 from impasto.rehearsal import Rehearsal
-from impasto.tiling.room import free_memory
 
 PACKAGES = ("impasto", "torch", "torchvision", "pytorch-lightning")
 ALEXNET = "alexnet-owt-7be5be79.pth"  # which LPIPS stands on
@@ -188,8 +188,9 @@ def _downloaded(name: str, purpose: str) -> Answer:
 
 def _style(path: Path) -> Answer:
     _, record = load_network(path)
-    images = images_in_all(record)
-    return f"trained on {images} images", {"images": images}
+    start, images = record.get("init") or {}, record.get("images_seen", 0)
+    before = f", from {start['style']} after {start['images']}" if start.get("images") else ""
+    return f"trained on {images} images{before}", {"images": images, "before": start.get("images", 0)}
 
 
 def _extras() -> Iterator[Finding]:

@@ -19,7 +19,7 @@ import torch
 from impasto.engines.eager import memory_errors
 from impasto.errors import UserError
 from impasto.files import write_text
-from impasto.hardware import peak_memory, processor
+from impasto.hardware import choose_device, peak_memory, processor
 from impasto.memory import keep_freed_memory
 
 # each with its own allocator, caches and compiled code; forked, where that can be, from one that has only imported
@@ -73,6 +73,7 @@ def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], kee
     if keep:
         keep_freed_memory()
     run, mistake = _told(build, arguments)
+    device = choose_device("cpu" if mistake else arguments.get("on", "auto"))
     with suppress(EOFError, ConnectionError):  # the parent has closed the connection: the end
         while True:
             call = connection.recv()
@@ -81,8 +82,7 @@ def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], kee
             if mistake is None:
                 result, mistake = _told(run, call)
                 result = mistake or result
-            peak = peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu")) // 1_000_000
-            connection.send((perf_counter() - start, peak, result))
+            connection.send((perf_counter() - start, peak_memory(device) // 1_000_000, result))
 
 
 def _told(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[Any, UserError | None]:
@@ -141,9 +141,10 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {row} |" for row in [" | ".join(heads), " | ".join("---" for _ in heads), *body])
 
 
-def machine() -> dict[str, Any]:
-    """What was measured on."""
-    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """What was measured on: with its GPU, but where it was another `device`."""
+    on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if on_gpu else {}
     return {
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

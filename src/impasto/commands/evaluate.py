@@ -34,6 +34,9 @@ LPIPS to the photo, the artefact suite, milliseconds and memory. Five to ten min
 """
 
 
+LOSS = {"relative", "weights", "style_layers", "content_layers", "content_reduction"}  # what an objective takes
+
+
 @dataclass
 class EvaluateOptions:
     """Options of the command line, as in `USAGE`."""
@@ -68,7 +71,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
         raise UserError(f"iterations={options.iterations} should be at least 1")
 
     from impasto.assets import STYLES, provenance
-    from impasto.evaluation.card import write_card
+    from impasto.evaluation.card import check_card, write_card
     from impasto.evaluation.contest import Plan
     from impasto.evaluation.scores import score, speed
     from impasto.export import load_any
@@ -80,6 +83,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
 
     path = find_checkpoint(options.ckpt)
     net, metadata = load_any(path)
+    check_card(metadata)
     objective_options = _objective(config_dir, metadata)
     painted_as = _painting(options, metadata)
     painting = read_painting(painted_as, objective_options["stroke"])
@@ -87,7 +91,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
     precision = precision_for(path, options.precision)
     plan = Plan(sizes, photos, options.iterations, choose_device(options.device), precision)
-    content = _content(options, metadata)
+    content, unseen = _content(options, metadata)
     ships = path.resolve().parent == STYLES.resolve()  # the package is no place for it
     beside = Path("runs", path.stem, "scores") if ships else path.parent
     folder = beside if options.output is None else Path(options.output)
@@ -101,6 +105,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "objective": {**objective_options, "painting": provenance(painted_as)},
         "iterations": options.iterations,
+        "content": "photos not learned from" if unseen else "the photos given",
         "scores": scores,
         "speed": speed(path, sizes, options.device, precision) if path.suffix != ".ckpt" else [],
     }
@@ -121,14 +126,13 @@ def _numbers(key: str, value: str) -> list[int]:
 
 
 def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What the network was trained for; the default where it does not say."""
-    if "relative" in metadata.get("loss", {}):
-        return {
-            "loss": metadata["loss"],
-            "vgg": metadata["vgg"],
-            "strength": metadata["strength"],
-            "stroke": metadata["style"]["stroke"],
-        }
+    """What the network was trained for; the default where it does not say, or not all of it."""
+    said = {key: metadata.get(key) for key in ("loss", "vgg", "strength")}
+    said["stroke"] = metadata.get("style", {}).get("stroke")
+    loss, vgg = said["loss"], said["vgg"]
+    known = isinstance(loss, dict) and isinstance(vgg, dict) and loss.keys() >= LOSS and "source" in vgg
+    if known and isinstance(said["strength"], int | float) and isinstance(said["stroke"], int):
+        return said
     from impasto.commands.configuration import compose, plain, register_resolvers
 
     register_resolvers()
@@ -152,17 +156,21 @@ def _vgg_file(options: EvaluateOptions, vgg: dict[str, Any]) -> dict[str, str]:
 
 def _painting(options: EvaluateOptions, metadata: dict[str, Any]) -> Path:
     """The file of the network's painting: as named, or one of ours, known by its content."""
-    from impasto.assets import painting, painting_of
+    from impasto.assets import painting, painting_of, provenance
 
+    sha256 = metadata.get("style", {}).get("sha256")
     if options.painting is not None:
-        return Path(options.painting) if Path(options.painting).is_file() else painting(options.painting)
-    if ours := painting_of(metadata.get("style", {}).get("sha256")):
+        file = Path(options.painting) if Path(options.painting).is_file() else painting(options.painting)
+        if sha256 not in (None, provenance(file)["sha256"]):
+            log.warning("painting=%s is not the file that the network was trained with: scored by it", options.painting)
+        return file
+    if ours := painting_of(sha256):
         return ours
     raise UserError("the network's painting is none of those that ship: painting=FILE, as it was for training")
 
 
-def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
-    """Photos that the network has not learned from; among those that ship, the large ones first."""
+def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> tuple[list[Path], bool]:
+    """Photos to judge by, and whether they are known not to have been learned from; of ours, the large ones first."""
     from PIL import Image
 
     from impasto.assets import PHOTOS
@@ -171,7 +179,7 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
     from impasto.image import find_images
 
     if options.content is not None:
-        return find_images(options.content)
+        return find_images(options.content), False
     photos = shipped = find_images(PHOTOS)
     for learned in learned_in_all(metadata):
         if learned["name"] == "bundled":
@@ -185,7 +193,7 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
         with Image.open(path) as image:
             return max(image.size)
 
-    return sorted(photos, key=lambda path: (-long_side(path), path.name))  # so that all sizes have the same
+    return sorted(photos, key=lambda path: (-long_side(path), path.name)), True  # so that all sizes have the same
 
 
 def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:

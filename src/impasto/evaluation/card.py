@@ -1,15 +1,25 @@
 """The model card: what a network is and how good, as Markdown for people and JSON for machines."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from impasto.benchmark.measure import table
+from impasto.errors import UserError, one_line
 from impasto.evaluation.contest import sentence
 from impasto.files import write_text
 from impasto.image import save_image
+
+
+def check_card(metadata: Mapping[str, Any]) -> None:
+    """Raises `UserError`, before the scores' minutes, where a network's record cannot be written as JSON."""
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except ValueError as error:
+        raise UserError(f"the network's record holds a number that JSON has not: {one_line(error)}") from None
 
 
 def write_card(stem: Path, card: dict[str, Any], sheet: Image.Image) -> list[Path]:
@@ -46,7 +56,8 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         f"Painting: {by}. {shown}:",
         f"![{shown}]({sheet})",
         "## Worth",
-        "Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on photos not learned from:",
+        "Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on "
+        f"{card.get('content', 'photos not learned from')}:",
         "\n".join(f"- {sentence(line)}" for line in scores["worth"]),
         *([f"Skipped: {', '.join(scores['skipped'])}."] if scores["skipped"] else []),
         *(["## Terms"] if terms else []),

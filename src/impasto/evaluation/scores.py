@@ -66,7 +66,7 @@ def score(
         "terms": _means([each.terms for each in contest.compared]),
         "similarity": _similarity(network, photos, min(plan.sizes)),
         "artefacts": [_typical(findings) for findings in zip(*suite, strict=True)],
-        "machine": machine(),
+        "machine": machine(plan.device),
         "precision": "bfloat16" if bfloat16 else "float32",
     }
     names = ("photo", "network", "optimizer")
@@ -112,7 +112,9 @@ def _similarity(network: Callable[[Tensor], Tensor], photos: HeldOut, short_side
     ]
     if not pairs:
         return {"ssim": "skipped: the photos are too small", "photos": 0}
-    found: dict[str, Any] = {"ssim": round(mean(map(float, ssim)), 3), "photos": len(pairs), "short side": short_side}
+    value = round(mean(map(float, ssim)), 3)
+    shown = "skipped: not a number" if isnan(value) else value
+    found: dict[str, Any] = {"ssim": shown, "photos": len(pairs), "short side": short_side}
     pairs = [(photo, stylized) for photo, stylized in pairs if min(photo.shape[2:]) >= LPIPS_LEAST]
     if not pairs:
         return {**found, "lpips": f"skipped: no photo has {LPIPS_LEAST} px on its short side"}
