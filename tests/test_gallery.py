@@ -92,8 +92,12 @@ def test_a_gallery_trains_what_is_missing_and_draws(run, tmp_path):
     assert "0 of 1 runs to do" in again.stdout
     failing = run("scripts/train_gallery.py", "styles=poppies", "output=bad", *SMALL, "seed=abc", cwd=tmp_path)
     assert failing.returncode == 1
+    assert failing.stderr.strip() == "error: seed='abc' should be a whole number"
+    assert not (tmp_path / "bad").exists()
+    failing = run("scripts/train_gallery.py", "styles=poppies", "output=bad", *SMALL, "seed=-1", cwd=tmp_path)
+    assert failing.returncode == 1
     assert failing.stderr.strip() == "error: failed: bad/poppies.log"
-    assert "seed='abc' should be a whole number" in (tmp_path / "bad" / "poppies.log").read_text()
+    assert "seed=-1 should be in 0" in (tmp_path / "bad" / "poppies.log").read_text()
     (tmp_path / "out" / "sheet.jpg").unlink()
     (tmp_path / "out" / "night_cafe").touch()  # where a folder should be
     failing = run("scripts/train_gallery.py", "styles=poppies,night_cafe", *words[1:], cwd=tmp_path)
@@ -139,8 +143,10 @@ def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_ne
 
 
 def test_a_sheet_of_no_photos_is_told_before_training(tmp_path):
-    with pytest.raises(UserError, match="sheet=/nowhere: there is no such photo or folder"):
-        train_gallery.train_gallery(ROOT, ["sheet=/nowhere", f"output={tmp_path}/out"])
+    (tmp_path / "notes.txt").write_text("no photo")
+    for sheet, line in (("/nowhere", "there is no image '/nowhere'"), (tmp_path / "notes.txt", "is not an image")):
+        with pytest.raises(UserError, match=line):
+            train_gallery.train_gallery(ROOT, [f"sheet={sheet}", f"output={tmp_path}/out"])
     assert not (tmp_path / "out").exists()
 
 
@@ -172,6 +178,10 @@ def test_a_network_of_other_words_is_not_taken_for_these(tmp_path, small_net):
         (["style=poppies"], "style= is styles= here"),
         (["hydra.run.dir=out"], "hydra.run.dir= is output= here"),
         (["resume=false"], "resume=false: runs are gone on with anyway"),
+        (["++strength=0.3"], "strength= is strengths= here"),
+        (["style.image=mine.jpg"], "style.image=mine.jpg is for python train.py"),
+        (["preview=true"], "preview=true is for python train.py"),
+        (["schedule.image=3"], "'schedule.image' is unknown; did you mean 'schedule.images'"),
         (["styles=starry_night,popies"], "there is no painting 'popies'; did you mean 'poppies'"),
         (["strengths=1,"], "strengths=1, should be numbers with commas between them"),
         (["strokes=large"], "strokes=large should be numbers"),

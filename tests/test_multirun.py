@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import datetime
 
 import pytest
 
@@ -61,6 +62,10 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch):
     monkeypatch.setattr(multirun, "cores", lambda: 18)
     assert multirun.places() == [{"CUDA_VISIBLE_DEVICES": "6"}, {"CUDA_VISIBLE_DEVICES": "7"}]
     assert multirun.places(on_cpu=True) == [{"OMP_NUM_THREADS": "4"}] * 4
+    whole = {"strategy": "auto", "devices": "auto", "accelerator": "auto"}
+    for changes, room in (({}, 2), ({"accelerator": "cpu"}, 4), ({"devices": 2}, 1), ({"strategy": "ddp"}, 1)):
+        assert len(multirun.places_for({**whole, **changes})) == room
+    assert multirun.places_for({**whole, "devices": 2}) == [{}]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(multirun, "cores", lambda: 2)
     assert multirun.places() == [{"OMP_NUM_THREADS": "2"}]
@@ -110,6 +115,23 @@ def test_each_style_is_a_run_in_a_folder_of_its_own(started):
     assert all({"seed=3", "schedule=quick"} <= set(words) for words in runs.values())
 
 
+def test_a_sweep_has_one_time(started, monkeypatch):
+    """Where a second ends between two runs, folders are told apart by their words all the same."""
+
+    class Clock:
+        seconds = 0
+
+        @classmethod
+        def now(cls):
+            cls.seconds += 1
+            return datetime(2026, 1, 1, 0, 0, cls.seconds)
+
+    monkeypatch.setattr(train, "datetime", Clock)
+    runs = started("-m", "style=poppies", "strength=0.5,1", "data=bundled", "schedule=quick")
+    (time,) = {folder.partition("-strength")[0] for folder in runs}
+    assert list(runs) == [f"{time}-strength_0.5", f"{time}-strength_1"]
+
+
 def test_names_keep_their_commas_and_runs_of_one_style_their_folders(started, tmp_path):
     painting = tmp_path / "one, two (3).jpg"
     runs = started("--multirun", f"style.image={painting}", "strength=0.3,3", "hydra.run.dir=out", "resume=true")
@@ -130,6 +152,11 @@ def test_paintings_with_a_comma_between_them_are_several(started, tmp_path):
     ]
     assert [folder.split("/")[1] for folder in runs] == ["a", "a", "d", "d"]
     assert all("seed=3" in words for words in runs.values())
+    runs = started("-m", "style=poppies", "init=random,night_cafe", "hydra.run.dir=out")
+    assert {folder: words[0] for folder, words in runs.items()} == {
+        "out-init_random": "init=random",
+        "out-init_night_cafe": "init=night_cafe",
+    }
     (runs,) = started("-m", "style.image=b, c.jpg").values()
     assert runs[-1] == "style.image=b, c.jpg"
     (runs,) = started("-m", "style.image=a.jpg,nowhere.jpg").values()  # which its run names
@@ -143,7 +170,7 @@ def test_paintings_with_a_comma_between_them_are_several(started, tmp_path):
         (["style=poppies", "seed=interval(1,2)"], "does not support sweep type"),
         (["style=poppies", "hydra.sweep.dir=out"], "hydra.sweep.dir=out has no say"),
         (["style=poppies", "seed=[1"], "is not understood"),
-        (["style=poppies", "strength=1,2", "resume=true"], "several runs would go on in 'runs/poppies"),
+        (["style=poppies", "strength=1,2", "resume=true"], "go on in 'runs/poppies/2020': hydra.run.dir=DIR goes on"),
     ],
 )
 def test_mistakes_start_nothing(started, tmp_path, words, line):

@@ -40,6 +40,26 @@ def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, smal
         find_checkpoint("nigth")
 
 
+def test_a_gallerys_networks_have_names_and_what_has_not_ended_is_said(tmp_path, monkeypatch, small_net):
+    monkeypatch.chdir(tmp_path)
+    save_network(tmp_path / "runs" / "gallery" / "mine" / "mine.safetensors", small_net, {})
+    assert find_checkpoint("mine") == Path("runs/gallery/mine/mine.safetensors")
+    for when, images in (("2026-01-01", 20), ("2026-01-02", 10), ("2026-01-02", 300)):
+        (tmp_path / "runs" / "my night" / when / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "my night" / when / "checkpoints" / f"{images:09d}.ckpt").touch()
+    os.utime("runs/my night/2026-01-01/checkpoints/000000020.ckpt", (0, 0))
+    os.utime("runs/my night/2026-01-02/checkpoints/000000010.ckpt", (0, 0))
+    line = (
+        "has not been trained to its end: python scripts/export.py ckpt='runs/my night/2026-01-02/checkpoints/000000300"
+    )
+    for named in ("my night", "runs/my night", "runs/my night/2026-01-02"):
+        with pytest.raises(UserError, match=f"'{named}' {line}"):
+            find_checkpoint(named)
+    for name, begin in (("poppies", "style=poppies"), ("other", "style.image=FILE style.name=other")):
+        with pytest.raises(UserError, match=f"train one with python train.py {begin}$"):
+            find_checkpoint(name)
+
+
 def test_a_pattern_is_no_name():
     with pytest.raises(UserError, match=r"there is no style '\*\*'"):
         find_checkpoints("**")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from impasto.hardware import cores, visible
 from impasto.stopping import NAMES
@@ -28,6 +29,13 @@ def places(on_cpu: bool = False) -> list[dict[str, str]]:
     count = max(1, cores() // CORES)
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores() // count)}
     return [threads] * count
+
+
+def places_for(trainer: Mapping[str, Any]) -> list[dict[str, str]]:
+    """`places` for runs with this `trainer` configuration: the whole machine for those that take several devices."""
+    if trainer["strategy"] == "ddp" or trainer["devices"] not in ("auto", 1):
+        return [{}]
+    return places(on_cpu=trainer["accelerator"] == "cpu")
 
 
 def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[dict[str, str]]) -> list[Path]:

@@ -3,12 +3,15 @@
 import glob
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from impasto.assets import STYLES, nearest
+from impasto.assets import PAINTINGS, STYLES, nearest
 from impasto.errors import UserError
+
+SAVED = "checkpoints/[0-9]*.ckpt"  # in a run's folder, before it has ended
 
 
 def find_checkpoints(ckpt: str) -> list[Path]:
@@ -32,14 +35,21 @@ def find_checkpoint(ckpt: str | os.PathLike[str]) -> Path:
     shipped = STYLES / f"{ckpt}.safetensors"
     if shipped.is_file():
         return shipped
-    if trained := sorted(Path("runs", ckpt).glob(f"*/{glob.escape(ckpt)}.safetensors")):
-        return max(trained, key=lambda path: (path.stat().st_mtime, path))  # of runs, whose names can be the user's
+    # of runs, whose names can be the user's; a gallery has its own between
+    if trained := sorted(Path("runs").glob(f"*/*/{glob.escape(ckpt)}.safetensors")):
+        return max(trained, key=lambda path: (path.stat().st_mtime, path))
+    if saved := [*Path(ckpt).glob(SAVED), *Path(ckpt).glob(f"*/{SAVED}"), *Path("runs", ckpt).glob(f"*/{SAVED}")]:
+        newest = shlex.quote(str(max(saved, key=lambda path: (path.stat().st_mtime, path))))
+        raise UserError(
+            f"{ckpt!r} has not been trained to its end: python scripts/export.py ckpt={newest} makes a network of it"
+        )
     if Path(ckpt).suffix or os.sep in ckpt:
         raise UserError(f"there is no checkpoint {ckpt!r}")
     known = sorted({file.stem for file in (*STYLES.glob("*.safetensors"), *Path("runs").glob("*/*/*.safetensors"))})
+    begin = f"style={ckpt}" if (PAINTINGS / f"{ckpt}.jpg").is_file() else f"style.image=FILE style.name={ckpt}"
     raise UserError(
         f"there is no style {ckpt!r}{nearest(ckpt, known)}; "
-        f"known here: {', '.join(known) or 'none yet'}; train one with python train.py style={ckpt}"
+        f"known here: {', '.join(known) or 'none yet'}; train one with python train.py {begin}"
     )
 
 

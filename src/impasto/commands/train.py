@@ -4,10 +4,11 @@ import logging
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from impasto import cli
 from impasto.commands.configuration import combinations, compose, plain, register_resolvers
@@ -85,9 +86,14 @@ NAME = 200  # letters, at most, of a folder's name that says what is swept
 
 def main(config_dir: Path) -> None:
     """Run training on the command line, with the configuration in `config_dir`."""
-    register_resolvers()
-    OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     cli.run(lambda words: _train(config_dir, words), USAGE)
+
+
+def composed(config_dir: Path, words: Sequence[str], when: datetime | None = None) -> DictConfig:
+    """The configuration that words of the command line, but for -m, make, `when` (now) they do. Raises `UserError`."""
+    register_resolvers()
+    OmegaConf.register_new_resolver("run_dir", partial(_run_dir, when or datetime.now()), replace=True)
+    return compose(config_dir, "train", [cli.literal(word, LITERAL) for word in _with_search_path(words)])
 
 
 def _train(config_dir: Path, words: list[str]) -> None:
@@ -106,7 +112,7 @@ def _train(config_dir: Path, words: list[str]) -> None:
             raise UserError(f"{word} are several: python train.py -m {word} trains one after another")
     words = _as_begun(config_dir, words)
     words = [*words, *_choices_for_this_machine(words)]
-    config = compose(config_dir, "train", _quoted(words))
+    config = composed(config_dir, words)
     _start(config_dir, words, plain(config), Path(config.hydra.run.dir))
 
 
@@ -119,7 +125,7 @@ def _as_begun(config_dir: Path, words: list[str]) -> list[str]:
     if resume.lower() == "false":
         return words
     if resume.lower() == "true":
-        config = compose(config_dir, "train", _quoted(words))
+        config = composed(config_dir, words)
         plain(config)  # which says what is missing
         place = Path(config.hydra.run.dir)
         words = [*words, *([] if "hydra.run.dir" in given else [f"hydra.run.dir={place}"])]  # whatever its own words
@@ -138,10 +144,6 @@ def _as_begun(config_dir: Path, words: list[str]) -> list[str]:
     if kept:
         _say(f"As the run was begun: {' '.join(kept)}")
     return [*kept, *words]
-
-
-def _quoted(words: Sequence[str]) -> list[str]:
-    return [cli.literal(word, LITERAL) for word in words]
 
 
 def _with_search_path(words: Sequence[str]) -> list[str]:
@@ -190,7 +192,7 @@ def _start(config_dir: Path, words: Sequence[str], config: dict[str, Any], run_d
 def _train_all(config_dir: Path, words: Sequence[str]) -> None:
     """A run for each combination of the values given with commas. Raises `UserError` naming the logs of failed runs."""
     from impasto.machine import started_by
-    from impasto.multirun import places, run_all
+    from impasto.multirun import places_for, run_all
 
     if started_by():
         raise UserError(f"-m starts processes of its own: leave {started_by()} out")
@@ -202,17 +204,20 @@ def _train_all(config_dir: Path, words: Sequence[str]) -> None:
         _choices_for_this_machine(words)  # says what each run will choose
     taken = [word for word in words if word.partition("=")[0].lstrip("+") in LITERAL]  # as they are, commas and all
     named = any(word.startswith("hydra.run.dir=") for word in taken)
-    found: list[tuple[Path, list[str]]] = []
+    found, when = list[tuple[Path, list[str]]](), datetime.now()  # one time for all: folders are told apart by words
     swept = combinations([word for word in words if word not in taken])
     for word in list(taken):
-        if paintings := _paintings(word):
+        if several := _several(word):
             taken.remove(word)
-            swept = [[painting, *others] for painting in paintings for others in swept]
+            swept = [[one, *others] for one in several for others in swept]
     for combination in swept:
-        config = compose(config_dir, "train", _quoted([*combination, *taken]))
+        config = composed(config_dir, [*combination, *taken], when)
         trainer, folder = plain(config)["trainer"], Path(config.hydra.run.dir)
         if not named and str(config.resume).lower() != "false" and folder in dict(found):
-            raise UserError(f"several runs would go on in {str(folder)!r}: scripts/train_gallery.py does that")
+            raise UserError(
+                f"several runs would go on in {str(folder)!r}: hydra.run.dir=DIR goes on with each, where DIR is the "
+                "folder's name without the words that -m has added"
+            )
         found.append((folder, combination))
     runs = dict[Path, list[str]]()
     for folder, combination in found:
@@ -223,23 +228,25 @@ def _train_all(config_dir: Path, words: Sequence[str]) -> None:
         runs[folder.with_name(name[:NAME])] = [*combination, *taken]
     if len(runs) < len(found):
         raise UserError(f"several runs would go to {str(folder)!r}: their words are the same, or too long for a name")
-    several = trainer["strategy"] == "ddp" or trainer["devices"] not in ("auto", 1)  # devices for each run
-    room: list[dict[str, str]] = [{}] if several else places(on_cpu=trainer["accelerator"] == "cpu")
+    room = places_for(trainer)
     log.info("%d runs, %d at a time", len(runs), min(len(runs), len(room)))
     if failed := run_all(config_dir.parent / "train.py", runs, room):
         raise UserError(f"failed: {', '.join(map(str, failed))}")
 
 
-def _paintings(word: str) -> list[str]:
-    """A word for each painting of style.image=FILE,FILE, where all are files and none has the whole name; else none."""
+def _several(word: str) -> list[str]:
+    """A word for each value of style.image=FILE,FILE, where all are files, or of init=NAME,NAME; else none.
+
+    A file whose own name has the comma is one.
+    """
 
     def there(path: str) -> bool:
         return Path(cli.at_home(path)).is_file()
 
     key, _, value = word.partition("=")
-    files = value.split(",")
-    several = key == "style.image" and not there(value) and all(map(there, files))
-    return [f"{key}={file}" for file in files] if several else []
+    values = value.split(",")
+    several = key == "init" or (key == "style.image" and all(map(there, values)))
+    return [f"{key}={one}" for one in values] if several and len(values) > 1 and not there(value) else []
 
 
 def _choices_for_this_machine(words: Sequence[str]) -> list[str]:
@@ -283,7 +290,7 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _run_dir(style: str, resume: str) -> str:
+def _run_dir(when: datetime, style: str, resume: str) -> str:
     """Where a run goes: a new folder, or when resuming the folder that holds what to go on from."""
     from impasto.resume import checkpoints
 
@@ -296,4 +303,4 @@ def _run_dir(style: str, resume: str) -> str:
         run = place.parent.parent if place.is_file() else place
         if checkpoints(run):
             return str(run)
-    return str(Path("runs", style, datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))
+    return str(Path("runs", style, when.strftime("%Y-%m-%d_%H-%M-%S")))

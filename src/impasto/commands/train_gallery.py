@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from impasto import cli
 from impasto.assets import painting
 from impasto.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger("impasto")
 
@@ -77,12 +80,15 @@ def main(root: Path) -> None:
 
 def train_gallery(root: Path, words: list[str]) -> None:
     """Train what is missing, then score, ship and draw as asked for. Raises `UserError` naming the runs that failed."""
-    from impasto.multirun import places, run_all  # torch takes seconds
+    from impasto.commands.configuration import plain
+    from impasto.commands.train import composed
+    from impasto.image import read_images
+    from impasto.multirun import places_for, run_all  # torch takes seconds
 
     names = {field.name for field in fields(GalleryOptions)}
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
     rest = [word for word in words if word.partition("=")[0] not in names]
-    named = {word.partition("=")[0]: word for word in rest}
+    named = {word.partition("=")[0].lstrip("+"): word for word in rest}
     for key, plural in (
         ("strength", "strengths"),
         ("stroke", "strokes"),
@@ -93,20 +99,23 @@ def train_gallery(root: Path, words: list[str]) -> None:
             raise UserError(f"{key}= is {plural}= here")
     if "resume" in named:
         raise UserError(f"{named['resume']}: runs are gone on with anyway; another output=DIR begins anew")
+    if one := next((word for key, word in named.items() if key in ("style.image", "style.name", "preview")), None):
+        raise UserError(f"{one} is for python train.py: a gallery has paintings that ship, styles=")
     runs = planned(options)
     for run in runs:
         painting(run.style)  # mistakes before hours are spent
-    if options.sheet is not None and not Path(options.sheet).exists():
-        raise UserError(f"sheet={options.sheet}: there is no such photo or folder")
+    photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
+    config = composed(root / "configs", [*runs[0].words, f"hydra.run.dir={runs[0].folder}", *rest])
     todo = [run for run in runs if not _done(run, rest)]
     log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
-    failed = run_all(root / "train.py", {run.folder: [*run.words, *rest] for run in todo}, places())
+    words_of = {run.folder: [*run.words, *rest] for run in todo}
+    failed = run_all(root / "train.py", words_of, places_for(plain(config)["trainer"]))
     trained = [run for run in runs if run.network.is_file()]
-    if options.sheet is not None and trained:
-        _draw(trained, Path(options.sheet), Path(options.output) / "sheet.jpg")
+    if photos and trained:
+        _draw(trained, photos, Path(options.output) / "sheet.jpg")
     if options.ship:
-        vgg = next((word.partition("=")[2] for word in rest if word.startswith("vgg.path=")), None)
-        _ship(root, trained, vgg)
+        vgg = named.get("vgg.path", "").partition("=")[2]
+        _ship(root, trained, cli.at_home(vgg) or None)
     if failed:
         raise UserError(f"failed: {', '.join(map(str, failed))}")
 
@@ -151,14 +160,13 @@ def planned(options: GalleryOptions) -> list[Run]:
     return runs
 
 
-def _draw(runs: Sequence[Run], source: Path, output: Path) -> None:
+def _draw(runs: Sequence[Run], photos: Sequence["Image"], output: Path) -> None:
     """A row for each painting, and in it each photo at each setting; captions name what there are several of."""
-    from impasto.image import read_image, read_images, save_image
+    from impasto.image import read_image, save_image
     from impasto.sheet import contact_sheet
     from impasto.stylizer import Stylizer
 
     cell = 224
-    photos = read_images(source, 384)
     rows: dict[str, list[Any]] = {}
     for run in runs:
         row = rows.setdefault(run.style, [(run.style, read_image(painting(run.style)))])
