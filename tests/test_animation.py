@@ -3,7 +3,7 @@ import pytest
 import pyvips
 from PIL import Image, UnidentifiedImageError
 
-from impasto.animation import Animation, read_animation, write_animation
+from impasto.animation import Animation, count_frames, read_animation, write_animation
 from impasto.errors import UserError
 from impasto.picture import Picture
 
@@ -54,6 +54,15 @@ def test_a_still_image_is_none(tmp_path):
     noise_image(9, 9).save(tmp_path / "a.jpg")
     assert read_animation(tmp_path / "a.gif") is None
     assert read_animation(tmp_path / "a.jpg") is None
+
+
+def test_frames_are_counted_of_what_is_whole(tmp_path):
+    film(tmp_path / "film.avif")
+    film(tmp_path / "film.gif")
+    noise_image(9, 9).save(tmp_path / "a.png")
+    (tmp_path / "b.gif").write_bytes((tmp_path / "film.gif").read_bytes()[:40])
+    counts = {name: count_frames(tmp_path / name) for name in ("film.avif", "film.gif", "a.png", "b.gif")}
+    assert counts == {"film.avif": 3, "film.gif": 3, "a.png": 1, "b.gif": 1}
 
 
 def test_all_frames_count_against_the_limit(tmp_path):

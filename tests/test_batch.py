@@ -102,6 +102,10 @@ def test_what_is_done_is_left_out_what_changed_is_not(paint, photos, tmp_path):
     (out / "b.PNG").unlink()
     assert written() == {"b.PNG"}
     assert written() == set()
+    changes |= {"megapixels": 2.0, "tile": 128}  # as messages advise, which changes no picture
+    assert written() == set()
+    changes |= {"exact": False}
+    assert written() == names
 
 
 def test_damaged_files_are_reported_and_fail_the_run_in_the_end(paint, photos, tmp_path, caplog):
@@ -311,7 +315,7 @@ def test_a_second_run_into_a_subfolder_does_not_stylize_its_own_output(paint, ph
 def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
     for source, output, changes, line in (
         (tmp_path / "nowhere.jpg", None, {}, "no image or folder"),
-        (photos, photos / "a.jpg", {}, "must be a folder"),
+        (photos, photos / "a.jpg", {}, "a folder's pictures go to a folder, not a file"),
         (photos / "a.jpg", photos / "f.jpg" / "x.jpg", {}, "cannot write"),
         (photos / "a.jpg", tmp_path / "a.xyz", {}, "its suffix should be one of"),
         (photos, tmp_path / "out", {"suffix": ".xyz"}, "its suffix should be one of"),
@@ -331,6 +335,8 @@ def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
             {"mask": photos / "b.PNG", "feather": 1e30},
             r"feather=1e\+30 should be in 0…1000000",
         ),
+        (photos, None, {"feather": 3.0}, "feather=3 softens the edges of a mask: say mask=, too"),
+        (photos, tmp_path / "night.jpg", {}, "output=.*night.jpg: a folder's pictures go to a folder, not a file"),
         (
             photos / "a.jpg",
             None,
@@ -393,14 +399,17 @@ def test_metadata_is_kept_or_not(paint, tmp_path):
             assert image.getexif().get(0x010F) == expected
 
 
-def test_animations_stay_animated(paint, tmp_path):
+def test_animations_stay_animated(paint, tmp_path, caplog):
     frames = [noise_image(20, 16, seed) for seed in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[50, 60, 70], loop=0)
     paint(tmp_path / "a.gif", tmp_path / "b.webp")
     with Image.open(tmp_path / "b.webp") as image:
         assert image.n_frames == 3
+    assert "WARNING" not in {record.levelname for record in caplog.records}
     paint(tmp_path / "a.gif", tmp_path / "b.jpg")  # which has no frames: the first
     assert read_image(tmp_path / "b.jpg").size == (20, 16)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.endswith("a.gif' has 3 frames, and only the first is painted: .gif, .png, .webp hold all")
 
 
 def test_a_pipe_and_machines(network_file, tmp_path):

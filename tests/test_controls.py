@@ -67,6 +67,20 @@ def test_a_mask_chooses_and_blends_between(pair):
     assert (np.diff(soft[:, 0]) >= 0).all()
 
 
+def test_what_is_transparent_in_a_mask_is_black(caplog):
+    """As drawing programs export a layer on which it was drawn."""
+    drawn, alpha = np.full((4, 6, 3), 255, np.uint8), np.zeros((4, 6), np.uint8)
+    alpha[:, :3] = 255
+    cover = read_mask(Picture(drawn, alpha), (6, 4), 0)
+    np.testing.assert_array_equal(cover, np.where(alpha, 1.0, 0.0))
+    assert not caplog.messages
+    assert not read_mask(Picture(0 * drawn, alpha), (6, 4), 0).any()  # in black
+    assert read_mask(Picture(drawn), (6, 4), 0).all()
+    assert caplog.messages == [
+        f"the mask is {level} all over: it splits nothing" for level in ("black or grey", "white")
+    ]
+
+
 @pytest.mark.parametrize(
     ("values", "line"),
     [

@@ -20,8 +20,8 @@ from impasto.folder import REPORT
 from impasto.job import Job
 from impasto.mass import storage
 from impasto.mass.painting import Ledger, Painter, Verifier, check_mark
-from impasto.mass.report import FOLDER, Report, Summary, done_before
-from impasto.mass.sources import Entry, Source, absolute, survey
+from impasto.mass.report import Report, Summary, done_before
+from impasto.mass.sources import FOLDER, Entry, Source, absolute, survey
 
 from .conftest import noise_image
 
@@ -70,6 +70,16 @@ def test_a_bucket_is_listed_as_a_folder_is(photos, bucket):
     entries = list(Source("memory://photos", "memory://out"))
     assert {entry.name for entry in entries} == {entry.name for entry in Source(str(photos), "/out")}
     assert all(storage.read(entry.source) == (photos / entry.name).read_bytes() for entry in entries)
+
+
+def test_what_another_run_painted_below_is_no_photo(photos, bucket):
+    for place in (str(photos), "memory://photos"):
+        bucket.put(str(photos), "/photos", recursive=True)
+        count = len(list(Source(place, f"{place}/night")))
+        for name in ("night/a.jpg", "night/deeper/b.jpg", f"night/{FOLDER}/1.jsonl", "own/a.jpg"):
+            storage.write(f"{place}/{name}", b"content")
+        assert len(list(Source(place, f"{place}/wave"))) == count + 1
+        assert {entry.name for entry in Source(f"{place}/night", "/out")} == {"a.jpg", "deeper/b.jpg"}  # as asked for
 
 
 ROWS = [("a.jpg", None), ("deeper/ü, 'b'.png", "x/y.webp"), ("/data/c.png", None), ("s3://bucket/d.jpg", None)]

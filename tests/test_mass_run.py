@@ -21,8 +21,8 @@ from impasto.commands.stylize_many import StylizeManyOptions, stylize_many
 from impasto.errors import UserError
 from impasto.mass.cluster import Workers, _end, running
 from impasto.mass.painting import Ledger, Painter
-from impasto.mass.report import FOLDER, Report
-from impasto.mass.sources import Source
+from impasto.mass.report import Report
+from impasto.mass.sources import FOLDER, Source
 from impasto.picture_files import read_picture
 
 from .conftest import ROOT, noise_image

@@ -121,6 +121,17 @@ def test_16_bits_of_grey_keep_their_levels_beside_a_transparent_one(tmp_path):
     assert np.array_equal(picture.alpha == 0, levels == 8000)
 
 
+def test_32_bits_of_grey_mean_what_pillow_means_by_them(tmp_path):
+    grey = Image.fromarray(np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4))
+    for mode in ("I", "F"):
+        assert np.array_equal(from_pil(grey.convert(mode)).pixels[..., 0], np.asarray(grey) * np.uint16(257))
+    share = Image.fromarray(np.asarray(grey, np.float32) / 255)
+    assert np.array_equal(from_pil(share).pixels[..., 0], np.asarray(grey) * np.uint16(257))
+    Image.fromarray(np.asarray(grey, np.int32)).save(tmp_path / "dark.tif")  # 16 bits of a dark picture
+    with Image.open(tmp_path / "dark.tif") as image:
+        assert np.array_equal(from_pil(image).pixels[..., 0], np.asarray(grey))
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_over_white(dtype):
     levels = 1 if dtype == "float32" else np.iinfo(dtype).max

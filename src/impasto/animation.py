@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -62,6 +63,17 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
             durations.append(_counted(frame.info.get("duration", 100)))  # known once decoded
         once = image.format == "GIF" and "loop" not in image.info
         return Animation(tuple(frames), tuple(durations), None if once else _counted(image.info.get("loop", 0)))
+
+
+def count_frames(source: str | os.PathLike[str] | IO[bytes]) -> int:
+    """How many frames an animation's file says that it has; 1 of all other images, and of what is damaged."""
+    with suppress(Exception):  # of Pillow, which has no common base
+        if not isinstance(source, str | os.PathLike):
+            source.seek(0)
+        with Image.open(source) as image:
+            if image.format in ("GIF", "WEBP", "PNG", "AVIF"):
+                return getattr(image, "n_frames", 1) - getattr(image, "default_image", False)
+    return 1
 
 
 def write_animation(

@@ -23,6 +23,7 @@ from impasto.job import (
     result_suffix,
     write_result,
 )
+from impasto.video import WRITABLE as VIDEOS
 from impasto.video import check_video_suffix, is_video
 
 log = logging.getLogger("impasto")
@@ -47,8 +48,11 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         raise UserError("input=- takes output=-, or a file")
     if output is not None and output != "-" and source != "-" and not Path(source).is_dir():
         _target(source, output + "/" * several, "", job.suffix)  # mistakes before minutes are spent
-    if several and output is not None and Path(output).suffix.lower() in WRITABLE and not Path(output).is_dir():
-        raise UserError(f"output={output}: {len(networks)} styles go to a folder, say one")
+    folder = source != "-" and Path(source).is_dir()
+    a_file = output is not None and Path(output).suffix.lower() in WRITABLE | VIDEOS and not output.endswith("/")
+    if (several or folder) and a_file and not Path(str(output)).is_dir():
+        what = f"{len(networks)} styles" if several else "a folder's pictures"
+        raise UserError(f"output={output}: {what} go to a folder, not a file")
     chosen = looks(job, networks, film)
     names = [look.name for look in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):

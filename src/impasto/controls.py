@@ -1,5 +1,6 @@
 """What can be chosen after training: how much of the style, whose colours, where, and how large its strokes are."""
 
+import logging
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -7,8 +8,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from impasto.errors import UserError
-from impasto.levels import as_type, resize_array, unit
+from impasto.levels import as_type, unit
 from impasto.picture import Picture, fitted
+
+log = logging.getLogger("impasto")
 
 LONGEST = 1_000_000  # px: what is longer is a slip of the finger
 COLOURS = ("none", "luminance", "histogram")
@@ -84,14 +87,27 @@ def finish(stylized: np.ndarray, photo: np.ndarray, controls: Controls) -> np.nd
 
 
 def read_mask(mask: Picture, size: tuple[int, int], feather: float) -> np.ndarray:
-    """Brightness of a picture, brought to a size, its edges softened over `feather` px; (height, width) in [0, 1]."""
-    if not 0 <= feather <= LONGEST:
-        raise UserError(f"feather={feather} should be in 0…{LONGEST} px")
-    grey = unit(resize_array(mask.over_white().pixels, size)) @ LUMA
+    """Brightness of a picture, brought to a size, its edges softened over `feather` px; (height, width) in [0, 1].
+
+    What is transparent counts as black, as on a layer on which the mask was drawn.
+    """
+    check_feather(feather)
+    mask = mask.resized(size)
+    grey = unit(mask.pixels) @ LUMA
+    if mask.alpha is not None:
+        grey *= unit(mask.alpha)
+    if grey.size and grey.min() == grey.max():
+        log.warning("the mask is %s all over: it splits nothing", "white" if grey.min() > 0.99 else "black or grey")
     if not feather:
         return grey.clip(0, 1)
     levels = Image.fromarray(as_type(grey, "uint8")).filter(ImageFilter.GaussianBlur(feather / 2))
     return unit(np.asarray(levels))
+
+
+def check_feather(feather: float) -> None:
+    """Raises `UserError` for one out of range."""
+    if not (isinstance(feather, Real) and 0 <= feather <= LONGEST):
+        raise UserError(f"feather={feather} should be in 0…{LONGEST} px")
 
 
 def _colour_transfer(stylized: np.ndarray, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ def stylize_folder(
     """
     place = default_output(folder, look.name) if output is None else Path(output)
     if place.is_file():
-        raise UserError(f"the input is a folder, so output={str(place)!r} must be a folder, not a file")
+        raise UserError(f"output={place}: a folder's pictures go to a folder, not a file")
     if place.resolve() == folder.resolve():
         raise UserError(f"output={str(place)!r} is the input folder: its images would be written over")
     sources = find_images(folder)

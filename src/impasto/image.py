@@ -14,7 +14,7 @@ from impasto.files import check_place, whole_file
 from impasto.picture import from_pil
 from impasto.picture_files import check_sides, image_errors, open_image
 
-WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
+WRITABLE = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
 SUFFIXES = WRITABLE | {".ppm", ".pgm", ".heic", ".heif"}
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
@@ -11,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from impasto.animation import ANIMATED, Animation, read_animation, write_animation
-from impasto.controls import Controls, read_mask
+from impasto.animation import ANIMATED, Animation, count_frames, read_animation, write_animation
+from impasto.controls import Controls, check_feather, read_mask
 from impasto.errors import UserError
 from impasto.image import WRITABLE
 from impasto.picture import Picture
@@ -23,6 +24,8 @@ from impasto.video import check_smooth, is_video
 
 if TYPE_CHECKING:
     from impasto.temporal import SteadyEngine
+
+log = logging.getLogger("impasto")
 
 SMOOTH = 0.8  # of films: strokes stay in place, and no ghosts are seen (README)
 
@@ -43,6 +46,12 @@ class Job:
     precision: str = "auto"
     tile: int | None = None
     exact: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what would be found only once a picture is painted. Raises `UserError`."""
+        check_feather(self.feather)
+        if self.mask is None and self.feather != FEATHER:
+            raise UserError(f"feather={self.feather:g} softens the edges of a mask: say mask=, too")
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,9 @@ def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
         files = [path for path in (*paths, job.mask) if path is not None]
         contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
         options = {**asdict(job), "mask": None, "controls": asdict(job.controls), "smooth": film and job.smooth}
+        options["megapixels"] = None  # a limit that a picture keeps to does not change it
+        if job.exact:  # tiles compute what the whole does
+            options["tile"] = None
         return hashlib.sha256(json.dumps([contents, options], sort_keys=True).encode()).hexdigest()[:16]
 
     def at_once(picture: Picture) -> int:
@@ -147,6 +159,9 @@ def read_content(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | 
         if not isinstance(source, Path):
             source.seek(0)
         picture = read_picture(source, job.megapixels)
+        if (count := count_frames(source)) > 1:
+            held = ", ".join(sorted(ANIMATED))
+            log.warning("%s has %d frames, and only the first is painted: %s hold all", shown(source), count, held)
         if not job.keep_metadata:
             picture = replace(picture, exif=b"")
     size = picture.frames[0].size if isinstance(picture, Animation) else picture.size

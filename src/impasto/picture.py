@@ -77,11 +77,12 @@ def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
 
 def from_pil(image: Image.Image) -> Picture:
     """A Pillow image of any mode; orientation and colour profile are applied."""
+    of_file = image.format is not None
     image = ImageOps.exif_transpose(image)
     exif, profile = kept_exif(image), image.info.get("icc_profile")
     alpha, full = None, image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # before transparency: Pillow would clip at 255
-        levels, clear = _deep_grey(image), image.info.get("transparency")
+        levels, clear = _deep_grey(image, of_file), image.info.get("transparency")
         if isinstance(clear, int) and (levels == clear).any():
             alpha = np.where(levels == clear, 0, 65535).astype(np.uint16)
         return Picture(np.repeat(levels[..., None], 3, axis=2), alpha, exif)
@@ -120,10 +121,15 @@ def is_srgb(profile: bytes) -> bool:
     return brought is not None and np.abs(np.asarray(brought, np.int16) - np.asarray(ramp, np.int16)).max() <= SAME
 
 
-def _deep_grey(image: Image.Image) -> np.ndarray:
-    """16 bits of grey, and 32, which files use for 16 (values are clipped)."""
+def _deep_grey(image: Image.Image, of_file: bool) -> np.ndarray:
+    """16 bits of grey, and 32, which files use for 16 (values are clipped).
+
+    Levels of 0…255, as `convert("I")` and `convert("F")` leave them, are 8 bits; of "F" up to 1, a share of white.
+    """
     with np.errstate(invalid="ignore"):  # which NaN may be
         levels = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 65535)
     if image.mode == "F" and levels.max(initial=0) <= 1:
         levels = levels * 65535
+    elif (image.mode == "F" or (image.mode == "I" and not of_file)) and levels.max(initial=0) <= 255:
+        levels = levels * 257
     return levels.round().astype(np.uint16)

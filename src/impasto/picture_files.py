@@ -34,8 +34,10 @@ for library in ("PIL", "pyvips"):
 
 COMMON = ("JPEG", "PNG")  # which Pillow has at hand
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM")
-LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".avif": 32768, ".gif": 65535}  # px a side can have there
-OPAQUE = frozenset({".jpg", ".jpeg", ".bmp"})  # formats without transparency
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+# px that a side can have there
+LONGEST = {**dict.fromkeys(JPEG, 65500), ".webp": 16383, ".avif": 32768, ".gif": 65535}
+OPAQUE = frozenset({*JPEG, ".bmp"})  # formats without transparency
 MEGAPIXELS = 178  # that are decoded unless more is allowed; from there on Pillow refuses by itself
 QUALITY = 95
 

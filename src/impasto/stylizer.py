@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from impasto.controls import Controls, finish, read_mask
+from impasto.controls import Controls, check_feather, finish, read_mask
 from impasto.engines import Engine, TiledEngine, load_engine
 from impasto.errors import NO_PICTURE, UserError
 from impasto.levels import LEVELS, as_type, composite, resize_array, unit
@@ -60,12 +60,13 @@ class Stylizer:
         Pillow: any mode, orientation and profile applied; RGB or RGBA comes back. NumPy: (height, width, 3 or 4),
         uint8, uint16 or float32 in [0, 1]. Tensor: (3, height, width) or (batch, 3, height, width), floating point
         in [0, 1]. `controls` are those of `Controls`: strength, preserve_color, size, stroke, upscale.
-        White in `mask` is stylized, black stays, edges blend over `feather` px.
+        White in `mask` is stylized, black and what is transparent stay, edges blend over `feather` px.
         Raises `UserError` for wrong values and where memory does not suffice.
         """
         chosen = Controls(**controls)
         if mask is not None and not isinstance(mask, Image.Image):
             raise UserError(f"mask= is a Pillow image, not {type(mask).__name__}")
+        check_feather(feather)
 
         def painted(pictures: list[Picture]) -> list[Picture]:
             results = self.paint_all(pictures, chosen)

@@ -34,7 +34,8 @@ Stylize an image, every image under a folder, or a video, in one forward pass ea
   size=PIXELS       long side of the result; default: the size of the input; upscale=true: the network sees this size,
                     the result is as large as the input
   stroke=PIXELS     strokes as large, relative to the picture, as in one with this long side; default: size
-  mask=PATH         white is stylized, black stays as it is; with two styles, the second goes there; feather=16 px
+  mask=PATH         white is stylized, black and transparent stay as they are; with two styles, the second goes there;
+                    feather=16 px
   smooth=0.8        of videos: how much strokes stay as they were in the frame before and move with what they paint,
                     below 1; 0 is each frame on its own, which flickers
   quality=95        of JPEG, WebP, AVIF and videos; format=png|jpg|… where output has no suffix

@@ -20,7 +20,7 @@ from impasto.errors import UserError, one_line
 from impasto.job import Job, Look, looks, read_content, write_result
 from impasto.mass import storage
 from impasto.mass.sources import Entry, hash64
-from impasto.memory import keep_freed_memory
+from impasto.memory import keep_freed_memory, share_memory
 from impasto.picture_files import MEGAPIXELS
 
 PATIENCE = 2  # times that a batch, then each of its pictures, may take its worker with it
@@ -65,6 +65,7 @@ class Painter:
         self, job: Job, networks: Sequence[Path], output: str, done: np.ndarray, ledger: Begun, sharers: int
     ) -> None:
         keep_freed_memory()
+        share_memory(sharers)
         _allow(job.megapixels)
         self.job, self.output, self.done, self.ledger = job, output.rstrip("/"), done, ledger
         self.name = f"{platform.node()}:{os.getpid()}"
@@ -72,10 +73,6 @@ class Painter:
         self.look: Look | None = None
         try:
             (self.look,) = looks(job, networks)
-            if any(path.suffix != ".onnx" for path in networks):
-                from impasto.tiling.room import share_memory  # and with it torch, which not all engines take
-
-                share_memory(sharers)
         except UserError as error:  # which would kill the worker, and those after it
             self.mistake = str(error)
 

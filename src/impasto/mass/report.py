@@ -13,11 +13,10 @@ import numpy as np
 
 from impasto.job import json_line
 from impasto.mass import storage
-from impasto.mass.sources import hash64
+from impasto.mass.sources import FOLDER, hash64
 
 log = logging.getLogger("impasto")
 
-FOLDER = "_report"  # below the output
 STATUSES = ("done", "skipped", "failed", "verified", "lost")  # of an image
 PART_SECONDS = 10.0  # at most, between the parts that object stores get: what a kill costs
 PART_RECORDS = 10_000

@@ -5,6 +5,7 @@ import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -18,6 +19,7 @@ from impasto.image import SUFFIXES, WRITABLE, find_images
 from impasto.mass import storage
 
 MANIFESTS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+FOLDER = "_report"  # of what is done, below the output
 NAME_BYTES = 255  # of each part of a path, on all common file systems
 
 
@@ -73,9 +75,16 @@ class Source:
             names = (path.relative_to(place).as_posix() for path in find_images(place))
         else:
             names = (name for name in storage.walk(place) if _is_image(name))
-        earlier = f"{output}/" if output.startswith(f"{place}/") else None
+        ours = [f"{output.removeprefix(f'{place}/')}/"] if output.startswith(f"{place}/") else []
+
+        @cache
+        def painted(folder: PurePosixPath) -> bool:
+            """Whether a folder below the place is this output, or one of before, which are no input."""
+            below = folder != PurePosixPath()
+            return below and (storage.is_folder(f"{place}/{folder}/{FOLDER}") or painted(folder.parent))
+
         for name in names:
-            if earlier is None or not f"{place}/{name}".startswith(earlier):  # an earlier output is no input
+            if not any(map(name.startswith, ours)) and not painted(PurePosixPath(name).parent):
                 yield self._entry(f"{place}/{name}", name, None)
 
     def _manifest(self, kind: str) -> Iterator[Entry]:

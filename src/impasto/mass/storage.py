@@ -64,6 +64,12 @@ def exists(place: str) -> bool:
     return bool(_patiently(lambda: file_system.isfile(path), place))
 
 
+def is_folder(place: str) -> bool:
+    """Whether there is such a folder."""
+    file_system, path = locate(place)
+    return bool(_patiently(lambda: file_system.isdir(path), place))
+
+
 def read(place: str) -> bytes:
     """All of a file. Raises `UserError` where there is none, `StorageError` where the store does not answer."""
     file_system, path = locate(place)
@@ -120,9 +126,9 @@ def walk(folder: str) -> Iterator[str]:
 
 def names(folder: str) -> list[str]:
     """Where the files of a folder are, sorted; none where there is no such folder."""
-    file_system, path = locate(folder)
-    if not _patiently(lambda: file_system.isdir(path), folder):
+    if not is_folder(folder):
         return []
+    file_system, path = locate(folder)
     listed = _patiently(lambda: file_system.ls(path, detail=False), folder)
     local = isinstance(file_system, LocalFileSystem)
     return sorted(name if local else file_system.unstrip_protocol(name) for name in listed)
