@@ -238,6 +238,12 @@ def test_tiles_make_no_difference(network_file, stylizer, dtype):
     assert rough(image).shape == image.shape
 
 
+def test_a_tile_out_of_range_is_told_at_once(network_file):
+    for tile in (-4, 64, 130):
+        with pytest.raises(UserError, match=f"tile={tile} should be a multiple of 4 px, from 128 on"):
+            Stylizer.load(str(network_file), tile=tile)
+
+
 def test_tiles_are_chosen_where_memory_does_not_suffice(stylizer, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(room, "free_memory", lambda device: 900 << 20)

@@ -31,6 +31,10 @@ class Stylizer:
     """A style at work, for any number of threads: nothing in it changes."""
 
     def __init__(self, engine: Engine, tile: int | None = None, exact: bool = True) -> None:
+        if tile and isinstance(engine, TiledEngine):  # told before the first picture
+            from impasto.tiling import check_tile  # and with it torch, which such an engine has
+
+            check_tile(tile)
         self.engine, self.tile, self.exact = engine, tile, exact
 
     @classmethod

@@ -28,6 +28,12 @@ SMALLEST = 128  # px, of a tile: below, halos would be most of the work
 THUMBNAIL = 1024  # px, long side
 
 
+def check_tile(tile: int) -> None:
+    """Raises `UserError` for a tile's side, px, that the network does not take."""
+    if tile < SMALLEST or tile % TransformerNet.multiple:
+        raise UserError(f"tile={tile} should be a multiple of {TransformerNet.multiple} px, from {SMALLEST} on")
+
+
 def stylize_tiled(
     net: TransformerNet,
     pixels: UInt[np.ndarray, "height width 3"],
@@ -44,8 +50,7 @@ def stylize_tiled(
     Rounding is below 1/255 in float32; in bfloat16 single pixels differ by some levels, the mean by a fraction of one.
     `progress` hears the fraction done. Raises `UserError` for another `tile` and where temporary files lack room.
     """
-    if tile < SMALLEST or tile % net.multiple:
-        raise UserError(f"tile={tile} should be a multiple of {net.multiple} px, from {SMALLEST} on")
+    check_tile(tile)
     canvas = Canvas(net, pixels, tile, progress)
     with torch.inference_mode(), torch.autocast(canvas.device.type, torch.bfloat16, enabled=bfloat16):
         if exact:
