@@ -150,6 +150,15 @@ def test_a_batch_that_fails_is_painted_one_by_one(paint, tmp_path, monkeypatch, 
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
+def test_photos_as_windows_saves_them_are_photos(paint, tmp_path):
+    for name in ("a.jfif", "b.jpe"):
+        noise_image(24, 20).save(tmp_path / name, "JPEG")
+    paint(tmp_path, tmp_path / "out")
+    for name in ("a.jfif", "b.jpe"):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert (image.format, image.size) == ("JPEG", (24, 20))
+
+
 def test_names_that_would_meet_stay_apart(paint, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.jpg", "a.png", "b.ppm"):

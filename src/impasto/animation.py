@@ -65,12 +65,12 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
         return Animation(tuple(frames), tuple(durations), None if once else _counted(image.info.get("loop", 0)))
 
 
-def count_frames(source: str | os.PathLike[str] | IO[bytes]) -> int:
+def count_frames(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> int:
     """How many frames an animation's file says that it has; 1 of all other images, and of what is damaged."""
     with suppress(Exception):  # of Pillow, which has no common base
         if not isinstance(source, str | os.PathLike):
             source.seek(0)
-        with Image.open(source) as image:
+        with open_image(source, megapixels) as image:
             if image.format in ("GIF", "WEBP", "PNG", "AVIF"):
                 return getattr(image, "n_frames", 1) - getattr(image, "default_image", False)
     return 1

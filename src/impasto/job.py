@@ -159,7 +159,7 @@ def read_content(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | 
         if not isinstance(source, Path):
             source.seek(0)
         picture = read_picture(source, job.megapixels)
-        if (count := count_frames(source)) > 1:
+        if (count := count_frames(source, job.megapixels)) > 1:
             held = ", ".join(sorted(ANIMATED))
             log.warning("%s has %d frames, and only the first is painted: %s hold all", shown(source), count, held)
         if not job.keep_metadata:

@@ -56,8 +56,7 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         f"Painting: {by}. {shown}:",
         f"![{shown}]({sheet})",
         "## Worth",
-        "Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on "
-        f"{card.get('content', 'photos not learned from')}:",
+        f"Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on {card['content']}:",
         "\n".join(f"- {sentence(line)}" for line in scores["worth"]),
         *([f"Skipped: {', '.join(scores['skipped'])}."] if scores["skipped"] else []),
         *(["## Terms"] if terms else []),

@@ -75,16 +75,17 @@ class Source:
             names = (path.relative_to(place).as_posix() for path in find_images(place))
         else:
             names = (name for name in storage.walk(place) if _is_image(name))
-        ours = [f"{output.removeprefix(f'{place}/')}/"] if output.startswith(f"{place}/") else []
+        own = f"{output.removeprefix(f'{place}/')}/" if output.startswith(f"{place}/") else None
 
         @cache
         def painted(folder: PurePosixPath) -> bool:
-            """Whether a folder below the place is this output, or one of before, which are no input."""
-            below = folder != PurePosixPath()
-            return below and (storage.is_folder(f"{place}/{folder}/{FOLDER}") or painted(folder.parent))
+            """Whether another run painted what is in a folder, or around it; the place itself is as it is asked for."""
+            if folder == PurePosixPath():
+                return False
+            return storage.is_folder(f"{place}/{folder}/{FOLDER}") or painted(folder.parent)
 
         for name in names:
-            if not any(map(name.startswith, ours)) and not painted(PurePosixPath(name).parent):
+            if not (own and name.startswith(own)) and not painted(PurePosixPath(name).parent):
                 yield self._entry(f"{place}/{name}", name, None)
 
     def _manifest(self, kind: str) -> Iterator[Entry]:
