@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from impasto.controls import LUMA, Controls, finish, read_mask
+from impasto.controls import LUMA, Controls, check_mask, finish, read_mask
 from impasto.errors import UserError
 from impasto.levels import composite, unit
 from impasto.picture import Picture
@@ -73,12 +73,11 @@ def test_what_is_transparent_in_a_mask_is_black(caplog):
     alpha[:, :3] = 255
     cover = read_mask(Picture(drawn, alpha), (6, 4), 0)
     np.testing.assert_array_equal(cover, np.where(alpha, 1.0, 0.0))
+    check_mask(Picture(drawn, alpha))
     assert not caplog.messages
-    assert not read_mask(Picture(0 * drawn, alpha), (6, 4), 0).any()  # in black
-    assert read_mask(Picture(drawn), (6, 4), 0).all()
-    assert caplog.messages == [
-        f"the mask is {level} all over: it splits nothing" for level in ("black or grey", "white")
-    ]
+    check_mask(Picture(0 * drawn, alpha))
+    check_mask(Picture(drawn))
+    assert caplog.messages == [f"the mask is {level} all over" for level in ("black or transparent", "white")]
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,9 @@ def test_a_painting_too_large_for_the_memory_is_told(monkeypatch):
     """Else Linux ends the process without a word."""
     monkeypatch.setattr("impasto.losses.objective.free_memory", lambda device: 1_400 * 640 * 512 // 4)
     config = {"style_layers": {"relu1_1": 1.0}, "content_layers": {"relu1_1": 1.0}, "relative": False}
-    with pytest.raises(UserError, match="stroke=512 takes 458.8 MB of memory, and 114.7 MB are free: stroke=256 fits"):
+    with pytest.raises(
+        UserError, match="at 640×512 px takes 458.8 MB of memory, and 114.7 MB are free: a stroke of 256 px"
+    ):
         build_objective(Image.new("RGB", (640, 512)), config, {"source": "oxford"}, 1.0)
 
 

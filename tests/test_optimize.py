@@ -61,6 +61,7 @@ def test_it_paints_and_leaves_the_trace(run, tmp_path):
         (["content=a.png", "style=poppies", "scales=12"], "size=512 with scales=12 begins with: 11×7 px, and 16 are"),
         (["content=a.png", "style=poppies", "device=0"], "device is "),
         (["content=a.png", "style=poppies", "itertions=3"], "did you mean 'iterations'"),
+        (["content=a.png", "style=poppies", "seed=1,2"], "seed=1,2 are several values: say one"),
     ],
 )
 def test_mistakes_are_one_line(words, line, tmp_path, monkeypatch):

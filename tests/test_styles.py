@@ -55,6 +55,12 @@ def test_a_gallerys_networks_have_names_and_what_has_not_ended_is_said(tmp_path,
     for named in ("my night", "runs/my night", "runs/my night/2026-01-02"):
         with pytest.raises(UserError, match=f"'{named}' {line}"):
             find_checkpoint(named)
+    save_network(tmp_path / "runs" / "my night" / "2026-01-02" / "ended.safetensors", small_net, {})
+    with pytest.raises(UserError, match="export.py ckpt='runs/my night/2026-01-01/checkpoints/0*20"):
+        find_checkpoint("runs/my night")
+    save_network(tmp_path / "runs" / "my night" / "2026-01-01" / "ended.safetensors", small_net, {})
+    with pytest.raises(UserError, match="there is no checkpoint 'runs/my night'"):
+        find_checkpoint("runs/my night")
     for name, begin in (("poppies", "style=poppies"), ("other", "style.image=FILE style.name=other")):
         with pytest.raises(UserError, match=f"train one with python train.py {begin}$"):
             find_checkpoint(name)

@@ -14,7 +14,8 @@ from impasto.files import whole_file
 from impasto.picture import SRGB, Picture, from_pil
 from impasto.picture_files import MEGAPIXELS, check_file, encoding_errors, image_errors, open_image, shown
 
-ANIMATED = frozenset({".gif", ".webp", ".png"})
+ANIMATED = frozenset({".gif", ".webp", ".png"})  # that are written
+FILMS = ("GIF", "WEBP", "PNG", "AVIF")  # that are read
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
         if is_tiff(source):  # of which Pillow does not know all
             return None
     with image_errors(source), open_image(source, megapixels) as image:
-        if image.format not in ("GIF", "WEBP", "PNG"):  # pairs of photos are no film
+        if image.format not in FILMS:  # pairs of photos are no film
             return None
         count, (width, height) = getattr(image, "n_frames", 1), image.size
         apart = getattr(image, "default_image", False)  # of a PNG: for programs that know no frames
@@ -71,7 +72,7 @@ def count_frames(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
         if not isinstance(source, str | os.PathLike):
             source.seek(0)
         with open_image(source, megapixels) as image:
-            if image.format in ("GIF", "WEBP", "PNG", "AVIF"):
+            if image.format in FILMS:
                 return getattr(image, "n_frames", 1) - getattr(image, "default_image", False)
     return 1
 

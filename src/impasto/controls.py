@@ -16,6 +16,7 @@ log = logging.getLogger("impasto")
 LONGEST = 1_000_000  # px: what is longer is a slip of the finger
 COLOURS = ("none", "luminance", "histogram")
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+BARELY = 0.01  # of brightness, that is seen by nobody
 ROWS = 512  # worked on at once, so that memory stays bounded
 
 
@@ -92,16 +93,24 @@ def read_mask(mask: Picture, size: tuple[int, int], feather: float) -> np.ndarra
     What is transparent counts as black, as on a layer on which the mask was drawn.
     """
     check_feather(feather)
-    mask = mask.resized(size)
-    grey = unit(mask.pixels) @ LUMA
-    if mask.alpha is not None:
-        grey *= unit(mask.alpha)
-    if grey.size and grey.min() == grey.max():
-        log.warning("the mask is %s all over: it splits nothing", "white" if grey.min() > 0.99 else "black or grey")
+    grey = _brightness(mask.resized(size))
     if not feather:
         return grey.clip(0, 1)
     levels = Image.fromarray(as_type(grey, "uint8")).filter(ImageFilter.GaussianBlur(feather / 2))
     return unit(np.asarray(levels))
+
+
+def check_mask(mask: Picture) -> None:
+    """Warn of one that chooses all or nothing, as what is drawn in black on a transparent layer."""
+    grey = _brightness(mask)
+    for level, name in ((0, "black or transparent"), (1, "white")):
+        if np.abs(grey - level).max(initial=0) < BARELY:
+            log.warning("the mask is %s all over", name)
+
+
+def _brightness(mask: Picture) -> np.ndarray:
+    grey: np.ndarray = unit(mask.pixels) @ LUMA
+    return grey if mask.alpha is None else grey * unit(mask.alpha)
 
 
 def check_feather(feather: float) -> None:

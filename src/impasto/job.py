@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from impasto.animation import ANIMATED, Animation, count_frames, read_animation, write_animation
-from impasto.controls import Controls, check_feather, read_mask
+from impasto.controls import Controls, check_feather, check_mask, read_mask
 from impasto.errors import UserError
 from impasto.image import WRITABLE
 from impasto.picture import Picture
@@ -79,8 +79,10 @@ def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
     Those of a `film` remember the frames before.
     """
     mask = None if job.mask is None else read_picture(job.mask, job.megapixels)
-    if mask is not None and len(networks) > 2:
-        raise UserError(f"mask= takes one style, or two, not {len(networks)}")
+    if mask is not None:
+        if len(networks) > 2:
+            raise UserError(f"mask= takes one style, or two, not {len(networks)}")
+        check_mask(mask)
     if film:
         check_smooth(job.smooth)
     stylizers = [Stylizer.load(str(path), job.device, job.precision, job.tile, job.exact) for path in networks]

@@ -38,7 +38,8 @@ def find_checkpoint(ckpt: str | os.PathLike[str]) -> Path:
     # of runs, whose names can be the user's; a gallery has its own between
     if trained := sorted(Path("runs").glob(f"*/*/{glob.escape(ckpt)}.safetensors")):
         return max(trained, key=lambda path: (path.stat().st_mtime, path))
-    if saved := [*Path(ckpt).glob(SAVED), *Path(ckpt).glob(f"*/{SAVED}"), *Path("runs", ckpt).glob(f"*/{SAVED}")]:
+    runs = [Path(ckpt), *Path(ckpt).glob("*/"), *Path("runs", ckpt).glob("*/")]
+    if saved := [file for run in runs if not any(run.glob("*.safetensors")) for file in run.glob(SAVED)]:
         newest = shlex.quote(str(max(saved, key=lambda path: (path.stat().st_mtime, path))))
         raise UserError(
             f"{ckpt!r} has not been trained to its end: python scripts/export.py ckpt={newest} makes a network of it"

@@ -73,7 +73,7 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
             problem = str(error).splitlines()[0].removesuffix(".")
             key = problem.split("'")[1] if "'" in problem else ""
             known = cli.flatten(OmegaConf.to_container(hydra.compose(name)))
-            if problem.startswith("Sweep parameters"):  # which only train.py -m takes
+            if problem.startswith(("Sweep parameters", "Ambiguous value")):  # which only train.py -m takes
                 raise UserError(f"{key} are several values: say one") from None
             if key and key not in known:
                 problem = f"{key!r} is unknown"

@@ -34,7 +34,9 @@ LPIPS to the photo, the artefact suite, milliseconds and memory. Five to ten min
 """
 
 
-LOSS = {"relative", "weights", "style_layers", "content_layers", "content_reduction"}  # what an objective takes
+# what an objective takes, of a network's record and of the loss in it
+RECORD = {"loss": dict, "vgg": dict, "strength": int | float, "stroke": int}
+LOSS = {"relative": bool, "weights": dict, "style_layers": dict, "content_layers": dict, "content_reduction": str}
 
 
 @dataclass
@@ -91,7 +93,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
     precision = precision_for(path, options.precision)
     plan = Plan(sizes, photos, options.iterations, choose_device(options.device), precision)
-    content, unseen = _content(options, metadata)
+    content = _content(options, metadata)
     ships = path.resolve().parent == STYLES.resolve()  # the package is no place for it
     beside = Path("runs", path.stem, "scores") if ships else path.parent
     folder = beside if options.output is None else Path(options.output)
@@ -105,7 +107,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "objective": {**objective_options, "painting": provenance(painted_as)},
         "iterations": options.iterations,
-        "content": "photos not learned from" if unseen else "the photos given",
+        "content": "the photos given" if options.content else "photos that its record does not name as learned from",
         "scores": scores,
         "speed": speed(path, sizes, options.device, precision) if path.suffix != ".ckpt" else [],
     }
@@ -127,11 +129,9 @@ def _numbers(key: str, value: str) -> list[int]:
 
 def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """What the network was trained for; the default where it does not say, or not all of it."""
-    said = {key: metadata.get(key) for key in ("loss", "vgg", "strength")}
+    said: dict[str, Any] = {key: metadata.get(key) for key in ("loss", "vgg", "strength")}
     said["stroke"] = metadata.get("style", {}).get("stroke")
-    loss, vgg = said["loss"], said["vgg"]
-    known = isinstance(loss, dict) and isinstance(vgg, dict) and loss.keys() >= LOSS and "source" in vgg
-    if known and isinstance(said["strength"], int | float) and isinstance(said["stroke"], int):
+    if _is_of(RECORD, said) and _is_of(LOSS, said["loss"]) and "source" in said["vgg"]:
         return said
     from impasto.commands.configuration import compose, plain, register_resolvers
 
@@ -139,6 +139,10 @@ def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     log.warning("the network does not say what it was trained for: it is measured by the default objective")
     defaults = plain(compose(config_dir, "optimize", ["content=none", "style.image=none"]))
     return {key: defaults[key] for key in ("loss", "vgg", "strength", "stroke")}
+
+
+def _is_of(kinds: dict[str, Any], record: dict[str, Any]) -> bool:
+    return all(isinstance(record.get(key), kind) for key, kind in kinds.items())
 
 
 def _vgg_file(options: EvaluateOptions, vgg: dict[str, Any]) -> dict[str, str]:
@@ -169,8 +173,8 @@ def _painting(options: EvaluateOptions, metadata: dict[str, Any]) -> Path:
     raise UserError("the network's painting is none of those that ship: painting=FILE, as it was for training")
 
 
-def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> tuple[list[Path], bool]:
-    """Photos to judge by, and whether they are known not to have been learned from; of ours, the large ones first."""
+def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
+    """The photos given, or those that ship and that the network has not learned from, the large ones first."""
     from PIL import Image
 
     from impasto.assets import PHOTOS
@@ -179,10 +183,10 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> tuple[list[P
     from impasto.image import find_images
 
     if options.content is not None:
-        return find_images(options.content), False
+        return find_images(options.content)
     photos = shipped = find_images(PHOTOS)
     for learned in learned_in_all(metadata):
-        if learned["name"] == "bundled":
+        if learned.get("name") == "bundled":
             judged_by_others = learned["photos"] + learned["validation"] != len(shipped)
             held_out = [] if judged_by_others else split(shipped, learned["validation"], learned["seed"])[1]
             photos = [photo for photo in photos if photo in held_out]
@@ -193,7 +197,7 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> tuple[list[P
         with Image.open(path) as image:
             return max(image.size)
 
-    return sorted(photos, key=lambda path: (-long_side(path), path.name)), True  # so that all sizes have the same
+    return sorted(photos, key=lambda path: (-long_side(path), path.name))  # so that all sizes have the same
 
 
 def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:

@@ -17,9 +17,9 @@ Stylize more images than one process, or one machine, should: over Ray Data, her
   python scripts/stylize_many.py ckpt=starry_night input=photos/ output=painted/ verify=true
 
   ckpt=FILE|NAME    a network, as in stylize.py; two with mask=
-  input=PATH|URL    a folder at any depth; or a manifest: .txt with a path or URL in each line, .csv, .tsv, .jsonl or
-                    .parquet with a column input and, where names are chosen, output; relative paths start at the
-                    manifest, whose images are named as they are there; pictures of another run below it are left out
+  input=PATH|URL    a folder at any depth, but for folders that other runs have painted; or a manifest: .txt with a path
+                    or URL in each line, .csv, .tsv, .jsonl or .parquet with a column input and, where names are chosen,
+                    output; relative paths start at the manifest, whose images are named as they are there
   output=PATH|URL   a folder; what is in it already, of the same photo, network and options, is not done again; with
                     format=png a.jpg becomes a.jpg.png, so that no two meet
   workers=N         processes, each with the network; default: one for each GPU, else one for each group of cores

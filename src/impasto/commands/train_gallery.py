@@ -84,6 +84,7 @@ def train_gallery(root: Path, words: list[str]) -> None:
     from impasto.commands.train import composed
     from impasto.image import read_images
     from impasto.multirun import places_for, run_all  # torch takes seconds
+    from impasto.resume import begun_with
 
     names = {field.name for field in fields(GalleryOptions)}
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
@@ -105,7 +106,9 @@ def train_gallery(root: Path, words: list[str]) -> None:
     for run in runs:
         painting(run.style)  # mistakes before hours are spent
     photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
-    config = composed(root / "configs", [*runs[0].words, f"hydra.run.dir={runs[0].folder}", *rest])
+    begun = [word for word in begun_with(runs[0].folder) if word.startswith("trainer") and word not in rest]
+    begun = [word for word in begun if word.partition("=")[0] not in named]  # as train.py goes on with
+    config = composed(root / "configs", [*begun, *runs[0].words, f"hydra.run.dir={runs[0].folder}", *rest])
     todo = [run for run in runs if not _done(run, rest)]
     log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
     words_of = {run.folder: [*run.words, *rest] for run in todo}

@@ -80,10 +80,10 @@ def _check_memory(painting: Image.Image) -> None:
     width, height = painting.size
     needed, free = PASS_BYTES * width * height, free_memory(torch.device("cpu"))
     if needed > free:
-        stroke = min(painting.size)
-        fits = int(stroke * (max(0, free) / needed) ** 0.5)
-        mend = f"stroke={fits} fits" if fits >= SMALLEST else "end other programs"
-        raise UserError(f"stroke={stroke} takes {decimal(needed)} of memory, and {decimal(free)} are free: {mend}")
+        fits = int(min(painting.size) * (max(0, free) / needed) ** 0.5)
+        mend = f"a stroke of {fits} px fits" if fits >= SMALLEST else "end other programs"
+        taken = f"the painting at {width}×{height} px takes {decimal(needed)} of memory"
+        raise UserError(f"{taken}, and {decimal(free)} are free: {mend}")
 
 
 def build_objectives(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -72,20 +72,12 @@ class Source:
         if storage.same(place, output):
             raise UserError(f"output={self.output!r} is the input folder: its images would be written over")
         if storage.is_local(place):
-            names = (path.relative_to(place).as_posix() for path in find_images(place))
+            names = _unpainted(Path(place))
         else:
-            names = (name for name in storage.walk(place) if _is_image(name))
-        own = f"{output.removeprefix(f'{place}/')}/" if output.startswith(f"{place}/") else None
-
-        @cache
-        def painted(folder: PurePosixPath) -> bool:
-            """Whether another run painted what is in a folder, or around it; the place itself is as it is asked for."""
-            if folder == PurePosixPath():
-                return False
-            return storage.is_folder(f"{place}/{folder}/{FOLDER}") or painted(folder.parent)
-
+            names = (name for name in storage.walk(place, without=FOLDER) if _is_image(name))
+        earlier = f"{output}/" if output.startswith(f"{place}/") else None
         for name in names:
-            if not (own and name.startswith(own)) and not painted(PurePosixPath(name).parent):
+            if earlier is None or not f"{place}/{name}".startswith(earlier):  # an earlier output is no input
                 yield self._entry(f"{place}/{name}", name, None)
 
     def _manifest(self, kind: str) -> Iterator[Entry]:
@@ -117,6 +109,21 @@ class Source:
         if any(len(part.encode("utf-8", "surrogateescape")) > NAME_BYTES for part in path.parts):
             return Entry(source, "", f"{source!r} has too long a name for its result's")
         return Entry(source, str(path))
+
+
+def _unpainted(place: Path) -> Iterator[str]:
+    """Images at any depth, relative to the place, but for those in folders below that another run has painted."""
+
+    @cache
+    def painted(folder: Path) -> bool:
+        if folder == place:  # which may be one, as it is asked for
+            return False
+        if (folder / FOLDER).is_dir():
+            storage.tell_of_passing(str(folder), FOLDER)
+            return True
+        return painted(folder.parent)
+
+    return (path.relative_to(place).as_posix() for path in find_images(place) if not painted(path.parent))
 
 
 def _is_image(path: str) -> bool:

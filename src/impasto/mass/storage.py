@@ -1,9 +1,10 @@
 """Files wherever fsspec reaches: local paths and URLs alike, read and written whole."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from fsspec.registry import known_implementations
 
 from impasto.errors import UserError, one_line
 from impasto.files import whole_file
+
+log = logging.getLogger("impasto")
 
 Result = TypeVar("Result")
 
@@ -64,12 +67,6 @@ def exists(place: str) -> bool:
     return bool(_patiently(lambda: file_system.isfile(path), place))
 
 
-def is_folder(place: str) -> bool:
-    """Whether there is such a folder."""
-    file_system, path = locate(place)
-    return bool(_patiently(lambda: file_system.isdir(path), place))
-
-
 def read(place: str) -> bytes:
     """All of a file. Raises `UserError` where there is none, `StorageError` where the store does not answer."""
     file_system, path = locate(place)
@@ -114,21 +111,36 @@ def below(folder: str) -> Callable[[str], str | None]:
     return relative
 
 
-def walk(folder: str) -> Iterator[str]:
-    """Every file at any depth, relative to the folder, sorted within each. Raises `StorageError`."""
+def walk(folder: str, without: str) -> Iterator[str]:
+    """Every file at any depth, relative to the folder, sorted within each. Raises `StorageError`.
+
+    Folders below that hold a folder `without` are passed over, which is said.
+    """
     file_system, root = locate(folder)
     try:
-        for place, _, names in file_system.walk(root, on_error="raise"):
+        passed_over = list[str]()
+        for place, folders, names in file_system.walk(root, on_error="raise"):
+            if without in folders and place != root:
+                passed_over.append(f"{place}/")
+                tell_of_passing(f"{folder.rstrip('/')}{place.removeprefix(root)}", without)
+            if f"{place}/".startswith(tuple(passed_over)):
+                continue
             yield from (f"{place}/{name}".removeprefix(root).lstrip("/") for name in sorted(names))
     except Exception as error:  # stores' errors have no common base
         raise StorageError(f"{folder!r} cannot be listed: {one_line(error)}") from None
 
 
+@cache  # sources are gone through more than once
+def tell_of_passing(folder: str, why: str) -> None:
+    """Say once that a folder is passed over, for what it holds."""
+    log.info("left out: %s, which another run has painted, as its %s shows", folder, why)
+
+
 def names(folder: str) -> list[str]:
     """Where the files of a folder are, sorted; none where there is no such folder."""
-    if not is_folder(folder):
-        return []
     file_system, path = locate(folder)
+    if not _patiently(lambda: file_system.isdir(path), folder):
+        return []
     listed = _patiently(lambda: file_system.ls(path, detail=False), folder)
     local = isinstance(file_system, LocalFileSystem)
     return sorted(name if local else file_system.unstrip_protocol(name) for name in listed)
