@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from impasto import launcher
+from impasto import launcher, training
 from impasto.checkpoint import load_network, load_training_checkpoint
 from impasto.commands import train
 from impasto.commands.configuration import compose
@@ -164,6 +164,31 @@ def test_windows_go_on_over_checkpoints(module, monkeypatch, tmp_path, caplog):
     assert whole.returns == resumed.returns == 2
     assert "at 60 images: back to the weights of 20 images" in caplog.text
     assert "at 60 images: back to the weights of 54 images" in caplog.text
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, which a checkpoint's losses are not on")
+def test_windows_go_on_over_checkpoints_on_a_gpu(module, tmp_path):
+    batches = photos(1) * 60
+    for path in (None, tmp_path / "54.ckpt"):
+        fit = quiet_trainer(60, callbacks=[Divergence("lower")], accelerator="gpu")
+        fit.callbacks.append(Saved(tmp_path, 6))
+        fit.fit(module, DataLoader(batches, batch_size=None), ckpt_path=path, weights_only=True)
+        assert fit.global_step == 60
+
+
+def test_a_run_that_another_has_begun_meanwhile_is_left_alone(main, tmp_path, monkeypatch):
+    """It looks for one before it reads its photos, and once more when it makes its folder."""
+    build = training._module
+
+    def slow(*arguments):
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "run" / "checkpoints" / "000000003.ckpt").touch()
+        return build(*arguments)
+
+    monkeypatch.setattr(training, "_module", slow)
+    with pytest.raises(UserError, match="another run has begun in 'run' meanwhile: name another folder"):
+        main("schedule.images=2")
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_a_learning_rate_of_a_million_ends_in_one_line_and_the_first_weights(main):

@@ -32,13 +32,12 @@ def quiet_trainer(steps, **options):
     """It writes and shows nothing."""
     return pl.Trainer(
         max_steps=steps,
-        accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **options,
+        **{"accelerator": "cpu", **options},
     )
 
 

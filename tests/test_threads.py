@@ -1,9 +1,9 @@
-import os
 import time
 
 import pytest
 
 from impasto.data.threads import in_order
+from impasto.hardware import cores
 
 
 def test_results_come_in_order_whichever_is_ready_first():
@@ -19,7 +19,7 @@ def test_no_more_is_worked_ahead_than_a_few_for_each_thread():
     results = in_order(lambda number: started.append(number), range(10_000), "Counting")
     next(results)
     time.sleep(0.05)
-    assert len(started) <= 4 * os.cpu_count() + 1
+    assert len(started) <= 4 * cores() + 1
 
 
 def test_an_error_ends_it_and_what_waits_is_not_begun():
@@ -32,4 +32,4 @@ def test_an_error_ends_it_and_what_waits_is_not_begun():
 
     with pytest.raises(ValueError, match="0"):
         list(in_order(fail, range(10_000), "Counting"))
-    assert len(started) <= 4 * os.cpu_count() + 1
+    assert len(started) <= 4 * cores() + 1

@@ -56,6 +56,7 @@ def test_a_run_writes_what_it_promises(great_wave):
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"000000032.ckpt", "000000064.ckpt"}
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert config["schedule"]["images"] == 64
+    assert load_network(run_dir / "great_wave.safetensors")[1]["gradient_clip"] == 30  # as its terms are relative
     assert "${" not in (run_dir / "config.yaml").read_text()
     assert f"python stylize.py ckpt='{run_dir}/great_wave.safetensors' input=photo.jpg" in result.stdout
     assert "photos that ship" in result.stdout
@@ -265,6 +266,7 @@ BAD = [
     (["style=starry_night", "data.workers=-1"], "data.workers=-1 should be a whole number from 0"),
     (["style=starry_night", "data.colour=7"], "data.colour=7 should be in 0…1"),
     (["style=starry_night", "trainer.log_every=0"], "trainer.log_every=0 should be at least 1"),
+    (["style=starry_night", "trainer.gradient_clip=x"], "trainer.gradient_clip=x should be above 0; inf for none"),
     (["style=starry_night", "trainer.gradient_clip=0"], "trainer.gradient_clip=0 should be above 0; inf for none"),
     (["style=starry_night", "validation.every=0"], "validation.every=0 should be at least 1"),
     (["style=starry_night", "loss.weights=null"], "loss.weights=None should be {name: value, …}, as in {content: 1.0}"),

@@ -70,6 +70,8 @@ def peak_memory(device: torch.device) -> int:
     status = Path("/proc/self/status")
     if status.is_file():  # Linux, where getrusage counts what the parent had when it forked, too
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

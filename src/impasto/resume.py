@@ -173,6 +173,8 @@ def _read(path: Path) -> Resumed:
     content, whole = load_training_checkpoint(path), load_archive(path)
     if not whole.keys() >= {"loops", "optimizer_states", "lr_schedulers"}:
         raise UserError(f"{str(path)!r} holds a network without its optimizer: it cannot go on")
+    # copied, as an archive's are mapped to its file, which Windows then neither replaces nor removes
+    content["net"] = {name: weights.clone() for name, weights in content["net"].items()}
     return Resumed(path, content, int(whole.get("validated_at", content["images_seen"])))
 
 

@@ -42,7 +42,8 @@ Train a network that paints any photo in the style of one painting.
   schedule=quick|full       8 to 13 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
   trainer=auto|cpu|gpu|ddp  trainer.devices= (torchrun and srun say how many themselves, on any number of nodes),
-                            trainer.precision=, trainer.compile=auto|true|false, trainer.gradient_clip=
+                            trainer.precision=, trainer.compile=auto|true|false, trainer.gradient_clip= (largest
+                            norm; default: 30, of the papers' losses inf)
   loss=default|johnson|gatys  terms relative to photos, or the papers' weights; loss.weights.…= (content, style, tv),
                             loss.style_layers.relu1_1= …, loss.content_layers.relu4_2=
   model=johnson|slim        slim: half the channels; model.width= (channels at full resolution), model.depth= (blocks)

@@ -1,12 +1,13 @@
 """Many photos at once: in threads, as decoders let go of Python's lock, with the results in order."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.progress import track
+
+from impasto.hardware import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,7 +33,7 @@ def in_order(
 
 
 def _ahead(function: Callable[[Item], Result], items: Collection[Item]) -> Iterator[Result]:
-    threads = os.cpu_count() or 1
+    threads = cores()
     ahead: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:

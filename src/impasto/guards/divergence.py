@@ -56,7 +56,8 @@ class Divergence(pl.Callback):
         self.losses.append(torch.where(loss.isfinite() & pl_module.gradient_norm.isfinite(), loss, inf))
         if len(self.losses) < WINDOW:
             return
-        losses = trainer.strategy.reduce(torch.stack(self.losses), reduce_op="mean").tolist()
+        window = torch.stack([each.to(loss.device) for each in self.losses])  # a checkpoint's are on the CPU
+        losses = trainer.strategy.reduce(window, reduce_op="mean").tolist()
         self.losses = []
         if self.lowest == inf:
             self.lowest = losses[0]  # before the first step
@@ -83,7 +84,7 @@ class Divergence(pl.Callback):
         rates = [record.get("schedule", {}).get("learning_rate") for record in (then, now)]
         if state and rates[0] == rates[1] and all(then.get(key) == now.get(key) for key in ("loss", "strength", "vgg")):
             self.lowest = state["lowest"]
-            self.losses = [torch.tensor(loss, device=pl_module.device) for loss in state.get("losses", ())]
+            self.losses = [torch.tensor(loss) for loss in state.get("losses", ())]
             self._lower(pl_module, state["returns"])
 
     def _lower(self, pl_module: Any, returns: int) -> None:
