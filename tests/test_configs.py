@@ -1,10 +1,10 @@
 import os
+from datetime import datetime
 
 import pytest
-from omegaconf import OmegaConf
 
-from impasto.commands import train
-from impasto.commands.configuration import compose, plain
+from impasto.commands.configuration import plain
+from impasto.commands.train import _run_dir, composed
 from impasto.losses.perceptual import LossWeights
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import LAYERS, VGG19Features
@@ -13,14 +13,9 @@ from impasto.schedule import Schedule
 from .conftest import ROOT
 
 CONFIGS = ROOT / "configs"
+NOW = datetime(2026, 1, 4)
 GROUPS = [f"{path.parent.name}={path.stem}" for path in sorted(CONFIGS.glob("*/*.yaml"))]
 GIVEN = {"style=custom": ["style.image=a.jpg"], "data=folder": ["data.root=photos"], "vgg=file": ["vgg.path=vgg.pth"]}
-
-
-@pytest.fixture(autouse=True)
-def _resolvers(monkeypatch):
-    monkeypatch.setattr(train.cli, "run", lambda *_: None)
-    train.main(CONFIGS)  # registers them
 
 
 @pytest.mark.parametrize("choice", GROUPS)
@@ -28,7 +23,7 @@ def test_every_choice_resolves_into_objects(choice):
     words = [choice, *GIVEN.get(choice, [])]
     if not choice.startswith("style="):
         words.append("style=starry_night")
-    config = plain(compose(CONFIGS, "train", words))
+    config = plain(composed(CONFIGS, words))
     settings = {"seed", "init", "resume", "checkpoint", "validation", "strength", "stroke", "preview", "guards"}
     groups = {"style", "data", "model", "vgg", "loss", "schedule", "trainer"}
     assert set(config) == {*groups, *settings}
@@ -48,7 +43,7 @@ def test_files_are_short_and_say_what_they_are(choice):
 
 
 def test_a_schedules_sizes_give_way_to_the_users():
-    config = plain(compose(CONFIGS, "train", ["style=starry_night", "schedule=full", "data.image_size=128"]))
+    config = plain(composed(CONFIGS, ["style=starry_night", "schedule=full", "data.image_size=128"]))
     assert (config["data"]["image_size"], config["data"]["batch_size"]) == (128, 4)
 
 
@@ -57,8 +52,7 @@ def test_a_schedules_sizes_give_way_to_the_users():
     [("my.jpg", "my"), ("a b/My painting (1), ü=x.png", "My_painting_1_ü_x"), ("'.png", "style")],
 )
 def test_a_painting_names_its_style(path, name):
-    words = [train.cli.literal(f"style.image={path}", train.LITERAL)]
-    config = compose(CONFIGS, "train", words)
+    config = composed(CONFIGS, [f"style.image={path}"])
     assert config.style.image == path
     assert config.style.name == name
     assert config.hydra.run.dir.startswith(f"runs/{name}/")
@@ -74,8 +68,8 @@ def test_the_default_run_folder_is_the_one_to_go_on_from(tmp_path, monkeypatch):
     (tmp_path / "runs" / "night" / "my_first" / "checkpoints").mkdir(parents=True)
     (tmp_path / "runs" / "night" / "my_first" / "checkpoints" / "000000009.ckpt").touch()
     os.utime(tmp_path / "runs" / "night" / "my_first" / "checkpoints" / "000000009.ckpt", (1, 1))  # older than 01-02
-    assert train._run_dir("night", "true") == "runs/night/2026-01-02"
+    assert _run_dir(NOW, "night", "true") == "runs/night/2026-01-02"
     ckpt = "runs/night/2026-01-01/checkpoints/000000008.ckpt"
-    assert train._run_dir("night", ckpt) == train._run_dir("night", "runs/night/2026-01-01") == "runs/night/2026-01-01"
-    assert train._run_dir("night", "false") not in {f"runs/night/2026-01-0{day}" for day in (1, 2, 3)}
-    assert OmegaConf.has_resolver("run_dir")
+    assert _run_dir(NOW, "night", ckpt) == _run_dir(NOW, "night", "runs/night/2026-01-01") == "runs/night/2026-01-01"
+    assert _run_dir(NOW, "night", "false") == "runs/night/2026-01-04_00-00-00"
+    assert composed(CONFIGS, ["style=night_cafe"], NOW).hydra.run.dir == "runs/night_cafe/2026-01-04_00-00-00"

@@ -35,9 +35,8 @@ def _level(caplog):
 @pytest.fixture
 def configs():
     """Tiny ones, measured for real."""
-    from impasto.commands.configuration import compose, plain, register_resolvers
+    from impasto.commands.configuration import compose, plain
 
-    register_resolvers()
     words = ["style=starry_night", "stroke=32", "loss.relative=false", "model.width=4", "model.depth=1"]
     words += ["trainer=cpu", "data.image_size=32", "schedule.images=100"]
     return {"tiny": plain(compose(ROOT / "configs", "train", words))}

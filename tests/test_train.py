@@ -204,7 +204,6 @@ def test_words_given_now_end_what_was_said_of_others(tmp_path, monkeypatch):
     from impasto.commands import train
 
     monkeypatch.chdir(tmp_path)
-    train.register_resolvers()
     folder = tmp_path / "run"
     folder.mkdir()
     begun = ["data=folder", "data.root=photos", "data.image_size=96", "schedule.images=300", "schedule=quick"]

@@ -37,7 +37,7 @@ AUTOMATIC = ("data.batch_size",)
 LAYERS = ("loss.style_layers", "loss.content_layers")
 
 
-def register_resolvers() -> None:
+def _register_resolvers() -> None:
     """What the configuration files may say: `${painting:NAME}`, `${photos:}`, `${stem:PATH}`."""
     OmegaConf.register_new_resolver("painting", lambda name: str(painting(name)), replace=True)
     OmegaConf.register_new_resolver("photos", lambda: str(PHOTOS), replace=True)
@@ -46,6 +46,7 @@ def register_resolvers() -> None:
 
 def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
     """Hydra's configuration `name` with its `hydra` node. Raises `UserError` for a word that does not fit."""
+    _register_resolvers()
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         try:
             config = hydra.compose(name, list(words), return_hydra_config=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from impasto import cli
-from impasto.commands.configuration import compose, plain, register_resolvers
+from impasto.commands.configuration import compose, plain
 from impasto.errors import UserError
 
 USAGE = """
@@ -42,7 +42,6 @@ def doctor(config_dir: Path, words: list[str]) -> bool:
     except ImportError as error:
         raise UserError(f"a package is missing or broken ({error}): pip install -e .") from None
 
-    register_resolvers()
     names = ("quick", "full")
     configs = {name: plain(compose(config_dir, "train", ["style=starry_night", f"schedule={name}"])) for name in names}
     findings = []

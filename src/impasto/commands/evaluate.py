@@ -133,9 +133,8 @@ def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     said["stroke"] = metadata.get("style", {}).get("stroke")
     if _is_of(RECORD, said) and _is_of(LOSS, said["loss"]) and "source" in said["vgg"]:
         return said
-    from impasto.commands.configuration import compose, plain, register_resolvers
+    from impasto.commands.configuration import compose, plain
 
-    register_resolvers()
     log.warning("the network does not say what it was trained for: it is measured by the default objective")
     defaults = plain(compose(config_dir, "optimize", ["content=none", "style.image=none"]))
     return {key: defaults[key] for key in ("loss", "vgg", "strength", "stroke")}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from impasto import cli
-from impasto.commands.configuration import compose, plain, register_resolvers
+from impasto.commands.configuration import compose, plain
 from impasto.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ LITERAL = ("content", "output", "style.image", "style.name", "vgg.path", "hydra.
 
 def main(config_dir: Path) -> None:
     """Run the optimiser on the command line, with the configuration in `config_dir`."""
-    register_resolvers()
 
     def command(words: list[str]) -> None:
         config = compose(config_dir, "optimize", [cli.literal(word, LITERAL) for word in words])

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from impasto import cli
-from impasto.commands.configuration import combinations, compose, plain, register_resolvers
+from impasto.commands.configuration import combinations, compose, plain
 from impasto.errors import UserError
 
 log = logging.getLogger("impasto")
@@ -92,7 +92,6 @@ def main(config_dir: Path) -> None:
 
 def composed(config_dir: Path, words: Sequence[str], when: datetime | None = None) -> DictConfig:
     """The configuration that words of the command line, but for -m, make, `when` (now) they do. Raises `UserError`."""
-    register_resolvers()
     OmegaConf.register_new_resolver("run_dir", partial(_run_dir, when or datetime.now()), replace=True)
     return compose(config_dir, "train", [cli.literal(word, LITERAL) for word in _with_search_path(words)])
 
