@@ -44,10 +44,10 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
     with image_errors(source), open_image(source, megapixels) as image:
         if image.format not in FILMS:  # pairs of photos are no film
             return None
-        count, (width, height) = getattr(image, "n_frames", 1), image.size
-        apart = getattr(image, "default_image", False)  # of a PNG: for programs that know no frames
-        if count - apart <= 1:
+        if _frames(image) <= 1:
             return None
+        count, (width, height) = getattr(image, "n_frames", 1), image.size
+        apart = getattr(image, "default_image", False)
         if count * width * height > megapixels * 1e6:
             raise UserError(
                 f"{shown(source)} has {count} frames of {width}×{height} px, more than max_megapixels={megapixels:g}: "
@@ -73,8 +73,14 @@ def count_frames(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
             source.seek(0)
         with open_image(source, megapixels) as image:
             if image.format in FILMS:
-                return getattr(image, "n_frames", 1) - getattr(image, "default_image", False)
+                return _frames(image)
     return 1
+
+
+def _frames(image: Image.Image) -> int:
+    """Without the picture of a PNG for programs that know no frames."""
+    frames: int = getattr(image, "n_frames", 1) - getattr(image, "default_image", False)
+    return frames
 
 
 def write_animation(

@@ -106,8 +106,9 @@ def train_gallery(root: Path, words: list[str]) -> None:
     for run in runs:
         painting(run.style)  # mistakes before hours are spent
     photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
-    begun = [word for word in begun_with(runs[0].folder) if word.startswith("trainer") and word not in rest]
-    begun = [word for word in begun if word.partition("=")[0] not in named]  # as train.py goes on with
+    # trainer words of before that none of now replaces, as train.py goes on with them
+    before = [word for word in begun_with(runs[0].folder) if word.startswith("trainer")]
+    begun = [word for word in before if word.partition("=")[0] not in named]
     config = composed(root / "configs", [*begun, *runs[0].words, f"hydra.run.dir={runs[0].folder}", *rest])
     todo = [run for run in runs if not _done(run, rest)]
     log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
