@@ -1,10 +1,9 @@
-import os
 from datetime import datetime
 
 import pytest
 
 from impasto.commands.configuration import plain
-from impasto.commands.train import _run_dir, composed
+from impasto.commands.training_words import composed
 from impasto.losses.perceptual import LossWeights
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import LAYERS, VGG19Features
@@ -56,20 +55,3 @@ def test_a_painting_names_its_style(path, name):
     assert config.style.image == path
     assert config.style.name == name
     assert config.hydra.run.dir.startswith(f"runs/{name}/")
-
-
-def test_the_default_run_folder_is_the_one_to_go_on_from(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for when, saved in (("2026-01-01", True), ("2026-01-02", True), ("2026-01-03", False)):
-        (tmp_path / "runs" / "night" / when / "checkpoints").mkdir(parents=True)
-        if saved:
-            (tmp_path / "runs" / "night" / when / "checkpoints" / "000000008.ckpt").touch()
-            os.utime(tmp_path / "runs" / "night" / when / "checkpoints" / "000000008.ckpt", (int(when[-2:]),) * 2)
-    (tmp_path / "runs" / "night" / "my_first" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "runs" / "night" / "my_first" / "checkpoints" / "000000009.ckpt").touch()
-    os.utime(tmp_path / "runs" / "night" / "my_first" / "checkpoints" / "000000009.ckpt", (1, 1))  # older than 01-02
-    assert _run_dir(NOW, "night", "true") == "runs/night/2026-01-02"
-    ckpt = "runs/night/2026-01-01/checkpoints/000000008.ckpt"
-    assert _run_dir(NOW, "night", ckpt) == _run_dir(NOW, "night", "runs/night/2026-01-01") == "runs/night/2026-01-01"
-    assert _run_dir(NOW, "night", "false") == "runs/night/2026-01-04_00-00-00"
-    assert composed(CONFIGS, ["style=night_cafe"], NOW).hydra.run.dir == "runs/night_cafe/2026-01-04_00-00-00"

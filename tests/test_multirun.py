@@ -4,15 +4,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from datetime import datetime
 
 import pytest
 
 from impasto import multirun
-from impasto.commands import train
-from impasto.errors import UserError
-
-from .conftest import ROOT
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -90,98 +85,3 @@ def test_wishes_to_stop_reach_the_runs_which_save(script, tmp_path, wish):
     assert process.wait(20) == 128 + wish
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["a", "b"]
     assert len(list(tmp_path.glob("*/saved"))) == 2
-
-
-@pytest.fixture
-def started(monkeypatch, tmp_path):
-    """What `python train.py` with these words would run."""
-    monkeypatch.chdir(tmp_path)
-
-    def started(*words):
-        runs = {}
-        monkeypatch.setattr(multirun, "run_all", lambda script, what, places: runs.update(what) or [])
-        monkeypatch.setattr(multirun, "places", lambda on_cpu=False: [{}])
-        monkeypatch.setattr(train.cli, "run", lambda command, usage: command(list(words)))
-        train.main(ROOT / "configs")
-        return {str(folder): words for folder, words in runs.items()}
-
-    return started
-
-
-def test_each_style_is_a_run_in_a_folder_of_its_own(started):
-    runs = started("-m", "style=poppies,summertime", "data=bundled", "schedule=quick", "seed=3")
-    assert [folder.split("/")[:2] for folder in runs] == [["runs", "poppies"], ["runs", "summertime"]]
-    assert [words[0] for words in runs.values()] == ["style=poppies", "style=summertime"]
-    assert all({"seed=3", "schedule=quick"} <= set(words) for words in runs.values())
-
-
-def test_a_sweep_has_one_time(started, monkeypatch):
-    """Where a second ends between two runs, folders are told apart by their words all the same."""
-
-    class Clock:
-        seconds = 0
-
-        @classmethod
-        def now(cls):
-            cls.seconds += 1
-            return datetime(2026, 1, 1, 0, 0, cls.seconds)
-
-    monkeypatch.setattr(train, "datetime", Clock)
-    runs = started("-m", "style=poppies", "strength=0.5,1", "data=bundled", "schedule=quick")
-    (time,) = {folder.partition("-strength")[0] for folder in runs}
-    assert list(runs) == [f"{time}-strength_0.5", f"{time}-strength_1"]
-
-
-def test_names_keep_their_commas_and_runs_of_one_style_their_folders(started, tmp_path):
-    painting = tmp_path / "one, two (3).jpg"
-    runs = started("--multirun", f"style.image={painting}", "strength=0.3,3", "hydra.run.dir=out", "resume=true")
-    assert list(runs) == ["out-strength_0.3", "out-strength_3"]
-    assert all(f"style.image={painting}" in words for words in runs.values())
-    assert [[word for word in words if word.startswith("strength")] for words in runs.values()] == [
-        ["strength=0.3"],
-        ["strength=3"],
-    ]
-
-
-def test_paintings_with_a_comma_between_them_are_several(started, tmp_path):
-    for name in ("a.jpg", "b, c.jpg", "d.jpg"):
-        (tmp_path / name).touch()
-    runs = started("-m", "style.image=a.jpg,d.jpg", "strength=1,2", "seed=3")
-    assert [words[:2] for words in runs.values()] == [
-        [f"style.image={name}", f"strength={strength}"] for name in ("a.jpg", "d.jpg") for strength in (1, 2)
-    ]
-    assert [folder.split("/")[1] for folder in runs] == ["a", "a", "d", "d"]
-    assert all("seed=3" in words for words in runs.values())
-    runs = started("-m", "style=poppies", "init=random,night_cafe", "hydra.run.dir=out")
-    assert {folder: words[0] for folder, words in runs.items()} == {
-        "out-init_random": "init=random",
-        "out-init_night_cafe": "init=night_cafe",
-    }
-    (runs,) = started("-m", "style.image=b, c.jpg").values()
-    assert runs[-1] == "style.image=b, c.jpg"
-    (runs,) = started("-m", "style.image=a.jpg,nowhere.jpg").values()  # which its run names
-    assert runs[-1] == "style.image=a.jpg,nowhere.jpg"
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["style=poppies,popies"], "style 'popies' is unknown; did you mean 'poppies'"),
-        (["style=poppies", "seed=interval(1,2)"], "does not support sweep type"),
-        (["style=poppies", "hydra.sweep.dir=out"], "hydra.sweep.dir=out has no say"),
-        (["style=poppies", "seed=[1"], "is not understood"),
-        (["style=poppies", "strength=1,2", "resume=true"], "go on in 'runs/poppies/2020': hydra.run.dir=DIR goes on"),
-    ],
-)
-def test_mistakes_start_nothing(started, tmp_path, words, line):
-    for folder in ("runs/poppies/2020/checkpoints",):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "000000001.ckpt").touch()
-    with pytest.raises(UserError, match=line):
-        started("-m", *words)
-
-
-def test_it_starts_processes_of_its_own(started, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    with pytest.raises(UserError, match="-m starts processes of its own: leave torchrun out"):
-        started("-m", "style=poppies,summertime")

@@ -200,25 +200,6 @@ def test_a_resumed_run_goes_on_with_its_own_words_but_for_those_given_now(run, t
     assert load_network(tmp_path / "run" / "a.safetensors")[1]["images_seen"] == 11
 
 
-def test_words_given_now_end_what_was_said_of_others(tmp_path, monkeypatch):
-    from impasto.commands import train
-
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    begun = ["data=folder", "data.root=photos", "data.image_size=96", "schedule.images=300", "schedule=quick"]
-    (folder / "overrides.yaml").write_text(yaml.safe_dump(begun))
-
-    def words(*given):
-        return sorted(train._as_begun(ROOT / "configs", [f"resume={folder}", *given])[: -1 - len(given)])
-
-    assert words() == sorted(begun)
-    assert words("data=folder") == sorted(begun[1:])
-    assert words("data=bundled") == ["schedule.images=300", "schedule=quick"]
-    assert words("data.root=others") == ["data.image_size=96", "schedule.images=300", "schedule=quick"]
-    assert words("schedule=full") == ["data.image_size=96", "data.root=photos", "data=folder"]
-
-
 def test_configuration_files_of_ones_own(run, tmp_path, photos):
     folder = tmp_path / "my conf's"
     (folder / "style").mkdir(parents=True)

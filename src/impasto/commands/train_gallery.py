@@ -81,7 +81,7 @@ def main(root: Path) -> None:
 def train_gallery(root: Path, words: list[str]) -> None:
     """Train what is missing, then score, ship and draw as asked for. Raises `UserError` naming the runs that failed."""
     from impasto.commands.configuration import plain
-    from impasto.commands.train import composed
+    from impasto.commands.training_words import composed
     from impasto.image import read_images
     from impasto.multirun import places_for, run_all  # torch takes seconds
     from impasto.resume import begun_with

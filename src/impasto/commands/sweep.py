@@ -1,0 +1,76 @@
+"""`python train.py -m`: a run for each combination of the values that have commas between them."""
+
+import logging
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from impasto import cli
+from impasto.commands.configuration import combinations, plain
+from impasto.commands.training_words import LITERAL, choices_for_this_machine, composed
+from impasto.errors import UserError
+
+log = logging.getLogger("impasto")
+
+NAME = 200  # letters, at most, of a folder's name that says what is swept
+
+
+def train_all(config_dir: Path, words: Sequence[str]) -> None:
+    """A run for each combination of the values given with commas. Raises `UserError` naming the logs of failed runs."""
+    from impasto.machine import started_by
+    from impasto.multirun import places_for, run_all
+
+    if started_by():
+        raise UserError(f"-m starts processes of its own: leave {started_by()} out")
+    if wrong := [word for word in words if word.startswith(("hydra.sweep", "hydra.launcher"))]:
+        raise UserError(
+            f"{wrong[0]} has no say: -m trains with processes of its own, in folders beside hydra.run.dir=DIR"
+        )
+    if not any(word.startswith("resume=") for word in words):
+        choices_for_this_machine(words)  # says what each run will choose
+    taken = [word for word in words if word.partition("=")[0].lstrip("+") in LITERAL]  # as they are, commas and all
+    named = any(word.startswith("hydra.run.dir=") for word in taken)
+    found, when = list[tuple[Path, list[str]]](), datetime.now()  # one time for all: folders are told apart by words
+    swept = combinations([word for word in words if word not in taken])
+    for word in list(taken):
+        if several := _several(word):
+            taken.remove(word)
+            swept = [[one, *others] for one in several for others in swept]
+    for combination in swept:
+        config = composed(config_dir, [*combination, *taken], when)
+        trainer, folder = plain(config)["trainer"], Path(config.hydra.run.dir)
+        if not named and str(config.resume).lower() != "false" and folder in dict(found):
+            raise UserError(
+                f"several runs would go on in {str(folder)!r}: hydra.run.dir=DIR goes on with each, where DIR is the "
+                "folder's name without the words that -m has added"
+            )
+        found.append((folder, combination))
+    runs = dict[Path, list[str]]()
+    for folder, combination in found:
+        alike = [others for place, others in found if place == folder]
+        # what tells runs of one folder apart, so that the next sweep goes on with the same ones
+        apart = [word for word in combination if not all(word in others for others in alike)]
+        name = "-".join([folder.name, *(re.sub(r"[^\w.+-]+", "_", word) for word in apart)])
+        runs[folder.with_name(name[:NAME])] = [*combination, *taken]
+    if len(runs) < len(found):
+        raise UserError(f"several runs would go to {str(folder)!r}: their words are the same, or too long for a name")
+    room = places_for(trainer)
+    log.info("%d runs, %d at a time", len(runs), min(len(runs), len(room)))
+    if failed := run_all(config_dir.parent / "train.py", runs, room):
+        raise UserError(f"failed: {', '.join(map(str, failed))}")
+
+
+def _several(word: str) -> list[str]:
+    """A word for each value of style.image=FILE,FILE, where all are files, or of init=NAME,NAME; else none.
+
+    A file whose own name has the comma is one.
+    """
+
+    def there(path: str) -> bool:
+        return Path(cli.at_home(path)).is_file()
+
+    key, _, value = word.partition("=")
+    values = value.split(",")
+    several = key == "init" or (key == "style.image" and all(map(there, values)))
+    return [f"{key}={one}" for one in values] if several and len(values) > 1 and not there(value) else []

@@ -1,0 +1,136 @@
+"""The command line's words for training → Hydra's configuration: what they mean, and what they leave open."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from impasto import cli
+from impasto.commands.configuration import compose, plain
+from impasto.errors import UserError
+
+# values that are taken as they are; every other one is read by Hydra's grammar
+LITERAL = (
+    "style.image",
+    "style.name",
+    "data.root",
+    "data.validation_root",
+    "data.packs",
+    "data.keep",
+    "vgg.path",
+    "init",
+    "resume",
+    "hydra.run.dir",
+)
+
+
+def composed(config_dir: Path, words: Sequence[str], when: datetime | None = None) -> DictConfig:
+    """The configuration that words of the command line, but for -m, make, `when` (now) they do. Raises `UserError`."""
+    OmegaConf.register_new_resolver("run_dir", partial(run_dir, when or datetime.now()), replace=True)
+    return compose(config_dir, "train", [cli.literal(word, LITERAL) for word in with_search_path(words)])
+
+
+def as_begun(config_dir: Path, words: list[str]) -> list[str]:
+    """`words` with those that a run to go on with was begun with, but for those that are given now."""
+    from impasto.resume import begun_with
+
+    given = {word.partition("=")[0]: word for word in words}
+    resume = given.get("resume", "resume=false").partition("=")[2]
+    if resume.lower() == "false":
+        return words
+    if resume.lower() == "true":
+        config = composed(config_dir, words)
+        plain(config)  # which says what is missing
+        place = Path(config.hydra.run.dir)
+        words = [*words, *([] if "hydra.run.dir" in given else [f"hydra.run.dir={place}"])]  # whatever its own words
+    else:
+        place = Path(cli.at_home(resume))
+    begun = begun_with(place)
+    # another data= ends what was said of the one before, as data.root=, and another data.root= what data= it was
+    changed = tuple(f"{key}." for key, word in given.items() if word not in begun)
+    kept = [
+        word
+        for word in begun
+        if (key := word.partition("=")[0]) not in given
+        and not key.startswith(changed)
+        and not (key == "data" and "data.root." in changed)
+    ]
+    if kept:
+        _say(f"As the run was begun: {' '.join(kept)}")
+    return [*kept, *words]
+
+
+def with_search_path(words: Sequence[str]) -> list[str]:
+    """`--config-dir DIR` and `--config-dir=DIR` as the word that Hydra has for it."""
+    rest, folders = list[str](), list[str]()
+    waiting = iter(words)
+    for word in waiting:
+        flag, separator, value = word.partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            rest.append(word)
+            continue
+        folder = value if separator else next(waiting, "")
+        folder = cli.at_home(folder)
+        if not folder or not Path(folder).is_dir():
+            raise UserError(f"--config-dir={folder}: there is no such folder")
+        folders.append("'file://{}'".format(str(Path(folder).resolve()).replace("'", "\\'")))
+    return [*rest, f"hydra.searchpath=[{','.join(folders)}]"] if folders else rest
+
+
+def choices_for_this_machine(words: Sequence[str]) -> list[str]:
+    """Words for data and schedule where the user names none, each said in one line. Raises `UserError` without COCO."""
+    import torch
+
+    from impasto.data.content import prepared_coco
+
+    given = {word.partition("=")[0] for word in words}
+    for choice, part in (("data=coco", "train2017"), ("data=coco2014", "train2014")):
+        if choice in words and "data.root" not in given and not prepared_coco(training=part):
+            raise UserError(
+                f"COCO is not in data/coco: python scripts/fetch_coco.py parts={part},val2017 fetches it; "
+                "data.root= says where else"
+            )
+    chosen = []
+    if "data" not in given:
+        if "data.root" in given:
+            chosen.append("data=folder")
+        elif prepared_coco():
+            chosen.append("data=coco")
+            _say("Content: COCO in data/coco; data=bundled takes the photos that ship")
+        else:
+            chosen.append("data=bundled")
+            _say("Content: the photos that ship; better: python scripts/fetch_coco.py, or data=folder data.root=DIR")
+    if "schedule" not in given:
+        accelerated = torch.cuda.is_available() and not {"trainer=cpu", "trainer.accelerator=cpu"} & set(words)
+        chosen.append(f"schedule={'full' if accelerated else 'quick'}")
+        _say(
+            "Schedule: full, as there is a GPU; schedule=quick is a preview"
+            if accelerated
+            else "Schedule: quick, for a CPU; schedule=full is the paper's"
+        )
+    return chosen
+
+
+def _say(line: str) -> None:
+    from impasto.machine import rank
+
+    if rank() == 0:
+        print(line, flush=True)
+
+
+def run_dir(when: datetime, style: str, resume: str) -> str:
+    """Where a run goes: a new folder, or when resuming the folder that holds what to go on from."""
+    from impasto.resume import checkpoints
+
+    if resume.lower() == "true":
+        newest = {path: saved[0] for path in sorted(Path("runs", style).glob("*")) if (saved := checkpoints(path))}
+        if newest:
+            return str(max(newest, key=lambda path: (newest[path].stat().st_mtime, path)))  # names can be the user's
+    elif resume.lower() != "false":
+        place = Path(resume)
+        run = place.parent.parent if place.is_file() else place
+        if checkpoints(run):
+            return str(run)
+    return str(Path("runs", style, when.strftime("%Y-%m-%d_%H-%M-%S")))

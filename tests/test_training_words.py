@@ -1,0 +1,45 @@
+import os
+from datetime import datetime
+
+import yaml
+
+from impasto.commands.training_words import as_begun, composed, run_dir
+
+from .conftest import ROOT
+
+CONFIGS = ROOT / "configs"
+NOW = datetime(2026, 1, 4)
+
+
+def test_the_default_run_folder_is_the_one_to_go_on_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for when, saved in (("2026-01-01", True), ("2026-01-02", True), ("2026-01-03", False)):
+        (tmp_path / "runs" / "night" / when / "checkpoints").mkdir(parents=True)
+        if saved:
+            (tmp_path / "runs" / "night" / when / "checkpoints" / "000000008.ckpt").touch()
+            os.utime(tmp_path / "runs" / "night" / when / "checkpoints" / "000000008.ckpt", (int(when[-2:]),) * 2)
+    (tmp_path / "runs" / "night" / "my_first" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "night" / "my_first" / "checkpoints" / "000000009.ckpt").touch()
+    os.utime(tmp_path / "runs" / "night" / "my_first" / "checkpoints" / "000000009.ckpt", (1, 1))  # older than 01-02
+    assert run_dir(NOW, "night", "true") == "runs/night/2026-01-02"
+    ckpt = "runs/night/2026-01-01/checkpoints/000000008.ckpt"
+    assert run_dir(NOW, "night", ckpt) == run_dir(NOW, "night", "runs/night/2026-01-01") == "runs/night/2026-01-01"
+    assert run_dir(NOW, "night", "false") == "runs/night/2026-01-04_00-00-00"
+    assert composed(CONFIGS, ["style=night_cafe"], NOW).hydra.run.dir == "runs/night_cafe/2026-01-04_00-00-00"
+
+
+def test_words_given_now_end_what_was_said_of_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    begun = ["data=folder", "data.root=photos", "data.image_size=96", "schedule.images=300", "schedule=quick"]
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(begun))
+
+    def words(*given):
+        return sorted(as_begun(CONFIGS, [f"resume={folder}", *given])[: -1 - len(given)])
+
+    assert words() == sorted(begun)
+    assert words("data=folder") == sorted(begun[1:])
+    assert words("data=bundled") == ["schedule.images=300", "schedule=quick"]
+    assert words("data.root=others") == ["data.image_size=96", "schedule.images=300", "schedule=quick"]
+    assert words("schedule=full") == ["data.image_size=96", "data.root=photos", "data=folder"]
