@@ -35,6 +35,19 @@ def header(**impasto) -> dict[str, str]:
 WIDTHS = (0, -1, 2.5, "4", None, [4], 2**63, 10**30, float("nan"))
 
 
+RECORDS = [
+    {"style": [1]},
+    {"images_seen": "many"},
+    {"images_seen": -1},
+    {"init": [1]},
+    {"init": {"images": "many"}},
+    {"init": {"learned": {}}},
+    {"init": {"learned": [1]}},
+    {"content": 5},
+    {"schedule": {"images": []}},
+]
+
+
 def test_other_files_are_refused(tmp_path, small_net):
     tensors = small_net.state_dict()
     architecture = {"name": "TransformerNet", "width": 4, "depth": 1}
@@ -64,6 +77,8 @@ def test_other_files_are_refused(tmp_path, small_net):
         save_file(
             tensors, tmp_path / f"width{index}.safetensors", header(architecture={**architecture, "width": width})
         )
+    for index, record in enumerate(RECORDS):
+        save_file(tensors, tmp_path / f"record{index}.safetensors", header(architecture=architecture, **record))
     for name, message in {
         "text.safetensors": "no Impasto checkpoint",
         "hostile.safetensors": "no Impasto checkpoint",
@@ -83,6 +98,7 @@ def test_other_files_are_refused(tmp_path, small_net):
         "nan.safetensors": "not finite: decoder.2.bias",
         "long.safetensors": "do not fit its architecture",
         **{f"width{index}.safetensors": "do not fit its architecture" for index in range(len(WIDTHS))},
+        **{f"record{index}.safetensors": "not one that Impasto" for index in range(len(RECORDS))},
         "missing.safetensors": "there is no checkpoint",
     }.items():
         with pytest.raises(UserError, match=message) as error:

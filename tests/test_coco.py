@@ -37,7 +37,7 @@ def served(tmp_path_factory):
         with zipfile.ZipFile(folder / f"{part}.zip", "w") as archive:
             archive.writestr(f"{part}/", b"")
             for index in range(count):
-                noise_image(60, 50, index).save(folder / "x.jpg")
+                noise_image(60, 50, index + 10 * list(PARTS).index(part)).save(folder / "x.jpg")
                 archive.write(folder / "x.jpg", f"{part}/{index:012d}.jpg")
         (folder / "x.jpg").unlink()
         content = (folder / f"{part}.zip").read_bytes()
@@ -117,6 +117,23 @@ def test_what_is_there_is_kept_and_needs_no_server(fetch, root):
     fetch(urls=["http://127.0.0.1:1"])
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == before
     assert names(root) == ["train2017", "val2017"]
+
+
+def test_what_is_there_in_another_form_is_not_taken_for_what_is_asked_for(fetch, root):
+    nowhere = {"urls": ["http://127.0.0.1:1"]}
+    fetch("train2017", short_side=40)
+    fetch("train2017", short_side=40, **nowhere)
+    with pytest.raises(UserError, match=r"train2017' is there as a pack of 40 px, not a pack of 50 px: remove the fol"):
+        fetch("train2017", short_side=50, **nowhere)
+    with pytest.raises(UserError, match=r"train2017' is there as a pack of 40 px, not photos: remove the folder"):
+        fetch("train2017", **nowhere)
+    (root / "train2017" / "images.bin").unlink()
+    with pytest.raises(UserError, match=r"train2017' is no whole pack .*: remove the folder to have it fetched anew"):
+        fetch("train2017", short_side=40, **nowhere)
+    shutil.rmtree(root / "train2017")
+    fetch("train2017")
+    with pytest.raises(UserError, match=r"train2017' is there as photos, not a pack of 40 px"):
+        fetch("train2017", short_side=40, **nowhere)
 
 
 def test_an_archive_that_is_there_is_checked_used_and_kept(fetch, root, served):

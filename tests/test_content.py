@@ -30,6 +30,34 @@ def test_validation_photos_may_have_a_folder_of_their_own(photos, tmp_path):
     assert [path.name for path in data.validation] == ["v.png"]
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_validation_photos_are_not_learned_from(photos, tmp_path, trusted, caplog):
+    """Whether they lie under the root, or it has a copy; and a folder given for both leaves nothing to learn from."""
+    caplog.set_level("INFO")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(photos / "a.jpg", tmp_path / "elsewhere" / "copy.jpg")
+    arguments = {"validation_root": tmp_path / "elsewhere", "trusted": trusted, "image_size": 32}
+    within = ContentDataModule("folder", photos, 9, **{**arguments, "validation_root": photos / "deeper"})
+    assert within.validation == find_images(photos / "deeper")
+    assert within.training == [path for path in find_images(photos) if path not in within.validation]
+    assert f"{len(within.validation)} of the photos are validation photos, and not learned from" in caplog.text
+    copied = ContentDataModule("folder", photos, 9, **arguments)
+    assert len(copied.training) == 5 + trusted  # files are compared where photos are looked at
+    with pytest.raises(UserError, match="all photos are validation photos, too: without data.validation_root="):
+        ContentDataModule("folder", photos, 9, **{**arguments, "validation_root": photos})
+
+
+def test_validation_photos_that_cannot_be_read_are_left_out(photos, tmp_path, caplog):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "broken.jpg").write_text("no photo")
+    with pytest.raises(UserError, match=r"none of the validation photos can be read: .*broken.jpg"):
+        ContentDataModule("folder", photos, 5, validation_root=tmp_path / "val", image_size=32)
+    noise_image(64, 64).save(tmp_path / "val" / "v.png")
+    data = ContentDataModule("folder", photos, 5, validation_root=tmp_path / "val", image_size=32)
+    assert data.validation == [tmp_path / "val" / "v.png"]
+    assert "1 validation photos cannot be read, as " in caplog.text
+
+
 def test_a_single_photo_serves_as_both(tmp_path, caplog):
     noise_image(20, 20).save(tmp_path / "one.png")
     data = ContentDataModule("folder", tmp_path, 4, image_size=20)
@@ -56,9 +84,12 @@ def test_wrong_arguments_are_named(photos, arguments, message):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 7, 12])
-def test_ranks_share_validation_photos_evenly(photos, world_size):
+def test_ranks_share_validation_photos_evenly(photos, tmp_path, world_size):
     """Of six photos each is shown equally often: padding would bias the means. Equal shares keep ranks in step."""
-    data = ContentDataModule("folder", photos, 6, validation_root=photos, image_size=32, batch_size=2)
+    (tmp_path / "training").mkdir()
+    noise_image(64, 64, seed=9).save(tmp_path / "training" / "one.png")
+    training = tmp_path / "training"
+    data = ContentDataModule("folder", training, 6, validation_root=photos, image_size=32, batch_size=2)
     data.validation = sorted(photos.rglob("*.*"))
     shares = []
     for rank in range(world_size):
@@ -171,15 +202,29 @@ def test_photos_that_will_not_do_are_left_out_up_to_a_share(photos, content, cap
     assert len(content(trusted=True).training) == 5
 
 
+def test_nothing_is_packed_before_the_photos_are_found_to_do(photos, content, monkeypatch, tmp_path):
+    noise_image(90, 80).convert("L").save(photos / "grey.png")
+    monkeypatch.setattr(module, "pack_photos", None)  # which is not called
+    with pytest.raises(UserError, match="more than data.max_rejects="):
+        content(pack=True)
+    assert not (tmp_path / "packs").exists()
+
+
 def test_a_root_may_be_a_pack(photos, tmp_path):
     (photos / "z.jpg").write_bytes((photos / "a.jpg").read_bytes())
     root = tmp_path / "packed"
     pack(find_images(photos), photos, 60, root)
     arguments = {"validation_root": photos, "image_size": 32, "min_scale": 0.3, "max_rejects": 0.2}
     data = ContentDataModule("coco", root, 2, **arguments)
-    assert [path.name for path in data.training] == [path.name for path in find_images(photos) if path.name != "z.jpg"]
-    assert len(data.photos()) == 6
-    assert torch.equal(data.photos()[2], PhotoFiles(find_images(photos), 60)[2])
+    held_out = {path.name for path in data.validation}
+    expected = [path for path in find_images(photos) if path.name not in {*held_out, "z.jpg"}]
+    assert [path.name for path in data.training] == [path.name for path in expected]
+    assert len(data.photos()) == len(expected) in (4, 5)
+    assert torch.equal(data.photos()[2], PhotoFiles(expected, 60)[2])
+    (root / "images.bin").unlink()
+    with pytest.raises(UserError, match="is no whole pack .*: remove the folder, and fetch or pack it anew"):
+        ContentDataModule("coco", root, 2, **arguments)
+    pack(find_images(photos), photos, 60, root)
     with pytest.raises(UserError, match="packed in .* have 60 px: crops take 66"):
         ContentDataModule("coco", root, 2, **{**arguments, "image_size": 36})
     with pytest.raises(UserError, match="is a pack, to learn from: say data.validation_root="):

@@ -4,6 +4,7 @@ import multiprocessing
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -327,6 +328,37 @@ def test_a_disk_that_fills_is_told_of_once(module, monkeypatch, caplog, tmp_path
     fit.fit(module, DataLoader(photos(5), batch_size=None))
     assert caplog.text.count("500.0 MB left where") == caplog.text.count(" left where") == 1
     assert fit.callback_metrics["machine/disk_free_gb"] == pytest.approx(0.3)
+
+
+def test_what_a_run_has_written_it_needs_no_more(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    before = disk.still_needed(tmp_path / "run", 10**9)
+    (tmp_path / "run" / "checkpoints" / "1.ckpt").write_bytes(bytes(10**6))
+    assert before - disk.still_needed(tmp_path / "run", 10**9) == pytest.approx(10**6, abs=9000)
+    assert disk.still_needed(tmp_path / "run", 1000) == 0
+    assert disk.still_needed(tmp_path / "new", 1000) == 1000
+
+
+def test_a_wait_for_validation_photos_is_told_from_one_for_training(monkeypatch, caplog):
+    monkeypatch.setattr(loader, "STALLED", 0.2)
+
+    class Data:
+        validation = (Path("val") / "a.jpg",)
+
+        def reading(self, position):
+            return f"training photo {position}"
+
+    watch, over = loader.LoaderWatch(Data()), threading.Event()
+    thread = threading.Thread(target=watch._watch, args=(over, SimpleNamespace(images_seen=7)), daemon=True)
+    thread.start()
+    for action in ("[_EvaluationLoop].val_next", "[_TrainingEpochLoop].train_dataloader_next"):
+        watch.clock.start(action)
+        time.sleep(2.5)
+        watch.clock.stop(action)
+    over.set()
+    assert watch.clock.waited == pytest.approx(2.5, abs=1.0)
+    (first, second) = [message.partition(": ")[2] for message in caplog.messages]
+    assert (first, second) == (f"to validate with, as {str(Path('val') / 'a.jpg')!r}", "training photo 7")
 
 
 def test_what_a_run_takes_on_the_disk_is_no_less_than_what_it_writes(main):

@@ -14,7 +14,7 @@ import torch
 from impasto.data import pack as module
 from impasto.data.pack import PackedPhotos, pack, pack_folder
 from impasto.data.photos import PhotoFiles, TrainingPhotos
-from impasto.data.scan import scan
+from impasto.data.scan import folder_key, lock_of, scan
 from impasto.errors import UserError
 from impasto.image import find_images
 
@@ -40,7 +40,7 @@ def assert_whole(packed, photos):
     files = PhotoFiles(packed.paths, SIDE)
     assert packed.paths == find_images(photos)
     assert all(torch.equal(packed[index], files[index]) for index in range(len(files)))
-    assert sorted(path.name for path in packed.folder.parent.iterdir()) == [".lock", packed.folder.name]
+    assert sorted(path.name for path in packed.folder.parent.iterdir()) == [lock_of(photos), packed.folder.name]
 
 
 def training(photos):
@@ -85,7 +85,7 @@ def test_nothing_readable_is_an_error(tmp_path, packs):
     (tmp_path / "a.jpg").write_text("")
     with pytest.raises(UserError, match="none of the 1 images"):
         pack([tmp_path / "a.jpg"], tmp_path, SIDE, packs / "pack")
-    assert [path.name for path in packs.iterdir()] == [".lock"]
+    assert [path.name for path in packs.iterdir()] == [lock_of(tmp_path)]
 
 
 def interrupt(patched, error):
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_nothing(photos, packs, make, monkeypatch):
         patched.setattr(module, "_check_space", lambda *_: None)
         interrupt(patched, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         make()
-    assert [path.name for path in packs.iterdir()] == [".lock"]
+    assert [path.name for path in packs.iterdir()] == [lock_of(photos)]
     assert_whole(make(), photos)
 
 
@@ -140,12 +140,18 @@ def test_an_interrupted_pack_is_gone_on_with_where_it_is_whole(photos, packs, ma
         assert (whole.folder / name).read_bytes() == (packs / "resumed" / name).read_bytes()
 
 
-def test_what_these_photos_left_half_done_is_removed_and_nothing_of_others(photos, packs):
-    for half in (".mine_32px_0123abcd.packing", ".coco_32px_0123abcd.packing", ".mine_64px_0123abcd.packing"):
-        (packs / half).mkdir(parents=True)
-    pack(find_images(photos), photos, 32, packs / "mine_32px_89abcdef")
-    left = sorted(path.name for path in packs.iterdir())
-    assert left == [".coco_32px_0123abcd.packing", ".lock", ".mine_64px_0123abcd.packing", "mine_32px_89abcdef"]
+def test_what_these_photos_left_half_done_is_removed_and_nothing_of_others(photos, packs, tmp_path):
+    """Own folders all have one name in the configuration, and are told apart by their places."""
+    (tmp_path / "others").mkdir()
+    noise_image(70, 70).save(tmp_path / "others" / "a.jpg")
+    other, here = (pack_folder(packs, "folder", find_images(root), root, 32) for root in (tmp_path / "others", photos))
+    before = here.with_name(here.name[:-8] + "01234567")
+    halves = [module.packing(folder) for folder in (other, before, here.with_name(here.name.replace("32px", "64px")))]
+    for half in halves:
+        half.mkdir(parents=True)
+    pack(find_images(photos), photos, 32, here)
+    left = {path.name for path in packs.iterdir()}
+    assert left == {halves[0].name, halves[2].name, here.name, lock_of(photos)}
 
 
 CHILD = """
@@ -218,6 +224,18 @@ def test_a_folder_that_is_no_pack_is_replaced(photos, packs, make, caplog, manif
     assert "packing it anew" in caplog.text
 
 
+def test_photos_that_can_be_read_by_now_have_the_pack_made_anew(photos, make, caplog):
+    """As after `pip install` of what reads them, or on a disk that is back: the files are the same."""
+    whole = (photos / "b.PNG").read_bytes()
+    (photos / "b.PNG").write_bytes(whole[:100])
+    assert len(make()) == len(find_images(photos)) - 1
+    assert len(make()) == len(find_images(photos)) - 1
+    assert "packing it anew" not in caplog.text
+    (photos / "b.PNG").write_bytes(whole)
+    assert_whole(make(), photos)
+    assert "b.PNG' could not be read for" in caplog.text
+
+
 def test_a_flipped_byte_costs_one_photo(photos, make, caplog):
     packed = make()
     with (packed.folder / "images.bin").open("r+b") as file:
@@ -234,7 +252,7 @@ def test_a_flipped_byte_costs_one_photo(photos, make, caplog):
     assert "b.PNG" in caplog.text
 
 
-def test_too_little_space_is_said_before_anything_is_written(packs, make, monkeypatch):
+def test_too_little_space_is_said_before_anything_is_written(photos, packs, make, monkeypatch):
     usage = module.shutil.disk_usage("/")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=20_000))
     with pytest.raises(
@@ -242,7 +260,7 @@ def test_too_little_space_is_said_before_anything_is_written(packs, make, monkey
     ) as error:
         make()
     assert "\n" not in str(error.value)
-    assert [path.name for path in packs.iterdir()] == [".lock"]
+    assert [path.name for path in packs.iterdir()] == [lock_of(photos)]
 
 
 def test_a_folder_that_cannot_be_written_is_named(make, packs):
@@ -257,7 +275,7 @@ def test_a_changed_source_belongs_in_another_pack(photos, packs):
 
     places = [place(), place(99)]
     assert place() == places[0]
-    assert places[0].name.startswith("mine_58px_")
+    assert places[0].name.startswith(f"mine_{folder_key(photos)}_58px_")
     os.utime(photos / "a.jpg", (1, 1))
     places.append(place())
     (photos / "a.jpg").rename(photos / "z.jpg")

@@ -8,7 +8,7 @@ import torch
 
 from impasto import resume
 from impasto.errors import UserError
-from impasto.resume import Resumed, alone, checkpoints, find, fingerprint, write_checkpoint
+from impasto.resume import Resumed, alone, checkpoints, find, write_checkpoint
 
 
 @pytest.fixture
@@ -95,6 +95,11 @@ def test_what_cannot_be_gone_on_with_is_one_line(run_dir, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             find(choice, place)
+    for changed in ({"images_seen": "x"}, {"architecture": 5}, {"schedule": 3}, {"schedule": {"images": "x"}}):
+        record = {"images_seen": 1, "architecture": {}, "style": {}, **changed}
+        torch.save({"impasto": record, "state_dict": {}, "global_step": 1, "loops": []}, tmp_path / "odd.ckpt")
+        with pytest.raises(UserError, match="but not one that Impasto's training wrote"):
+            find(str(tmp_path / "odd.ckpt"), tmp_path / "new")
     branch = find(str(older), tmp_path / "new")
     assert branch is not None
     assert branch.images_seen == 8
@@ -110,6 +115,8 @@ def test_changes_are_named_and_others_refused(tmp_path, caplog):
         resumed.warn_of_changes({**before, "seed": 1, "loss": {"weights": {"tv": 1, "style": 3}}})
     assert "so not as an uninterrupted run would: seed 0 → 1, loss.weights.style 2 → 3" in caplog.text
     resumed.check({"name": "TransformerNet", "width": 4}, {"stroke": 320})
+    with pytest.raises(UserError, match="stroke=None, not 320"):
+        Resumed(tmp_path / "a.ckpt", {"images_seen": 8, "architecture": {}}, 8).check({}, {"stroke": 320})
     for architecture, style, message in (
         ({"width": 8}, {}, "width=4, not 8"),
         ({"width": 4}, {"stroke": 1}, "stroke=320, not 1"),
@@ -137,15 +144,3 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):
         other.kill()
     with alone(tmp_path):
         pass
-
-
-def test_a_folder_of_photos_is_known_by_names_order_and_sizes(photos):
-    paths = sorted(photos.rglob("*.*"))
-    digest = fingerprint(paths, photos)
-    moved = photos.rename(photos.with_name("moved"))
-    paths = [moved / path.relative_to(photos) for path in paths]
-    assert fingerprint(paths, moved) == digest
-    assert fingerprint(paths[1:], moved) != digest
-    assert fingerprint(paths[::-1], moved) != digest
-    paths[0].write_bytes(b"another")
-    assert fingerprint(paths, moved) != digest

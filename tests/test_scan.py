@@ -154,8 +154,10 @@ def test_a_scan_of_many_is_remembered_until_a_photo_changes(mixed, monkeypatch):
     monkeypatch.setattr(module, "MANY", 5)
     assert found() == first
     with monkeypatch.context() as patched:
-        patched.setattr(module, "look", None)  # which is not called again
+        again = []
+        patched.setattr(module, "look", lambda name, *rest: again.append(name) or look(name, *rest))
         assert found() == first
+        assert again == ["corrupt.jpg"]  # which may be mended without being changed, as by a package
     os.utime(mixed / "a.jpg", (1, 1))
     (mixed / "grey.jpg").unlink()
     assert len(found()) == len(first) - 1
@@ -172,9 +174,23 @@ def test_a_scan_that_cannot_be_remembered_is_made_all_the_same(mixed, monkeypatc
 
 
 def test_a_folder_may_bring_its_own_record(photos):
-    known = [Photo("a.jpg", problem="known")]
+    known = [Photo("a.jpg", 80, 72, grey=True, sha256="of a.jpg"), Photo("b.PNG", problem="no right to read")]
     remember(photos / module.RECORD, fingerprint(find_images(photos), photos), known)
-    assert scan(find_images(photos), photos, photos) == known
+    found = scan(find_images(photos), photos, photos)
+    assert found == [known[0], look("b.PNG", photos / "b.PNG", module.GLANCE)[0]]
+    assert not found[1].problem
+
+
+def test_a_folder_of_photos_is_known_by_names_order_and_sizes(photos):
+    paths = sorted(photos.rglob("*.*"))
+    digest = fingerprint(paths, photos, times=False)
+    moved = photos.rename(photos.with_name("moved"))
+    paths = [moved / path.relative_to(photos) for path in paths]
+    assert fingerprint(paths, moved, times=False) == digest
+    assert fingerprint(paths[1:], moved, times=False) != digest
+    assert fingerprint(paths[::-1], moved, times=False) != digest
+    paths[0].write_bytes(b"another")
+    assert fingerprint(paths, moved, times=False) != digest
 
 
 def test_rejects_are_written_as_json_lines(mixed):

@@ -49,10 +49,25 @@ def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except Exception as error:  # of safetensors, torch, JSON: no common base
         raise UserError(f"{shown} is no Impasto checkpoint, or a damaged one: {one_line(error)}") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("style", {}), dict):
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not _is_record(header):
         raise UserError(f"{shown} is a safetensors file, but not one that Impasto (format {FORMAT}) wrote")
     check_weights(tensors, path)
     return build_network(header.get("architecture"), tensors, shown), header
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+    """Whether the parts of a record that any reader relies on are of their kinds, where they are there."""
+    init = record.get("init") or {}
+    parts = (record.get(key) or {} for key in ("style", "schedule", "content"))
+    if not isinstance(init, dict) or not all(isinstance(part, dict) for part in parts):
+        return False
+    schedule, learned = record.get("schedule") or {}, init.get("learned", [])
+    counts = (record.get("images_seen", 0), init.get("images", 0), schedule.get("images", 0))
+    return (
+        all(isinstance(count, int) and count >= 0 for count in counts)
+        and isinstance(learned, list)
+        and all(isinstance(data, dict) for data in learned)
+    )
 
 
 def images_in_all(metadata: Mapping[str, Any]) -> int:
@@ -78,8 +93,9 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if (
         not (isinstance(record, dict) and isinstance(state, dict) and isinstance(step, int))
         or not record.keys() >= {"images_seen", "architecture"}
-        or not isinstance(record.get("style", {}), dict)
+        or not isinstance(record["architecture"], dict)
         or not all(isinstance(name, str) for name in (*record, *state))
+        or not _is_record(record)
     ):
         raise UserError(f"{shown} is a checkpoint, but not one that Impasto's training wrote")
     check_weights(state, path)

@@ -15,13 +15,13 @@ LOCK = ".lock"  # a file's name; a killed process holds it no more
 
 
 @contextmanager
-def held(folder: Path, busy: str, patience: float | None = 0) -> Iterator[None]:
-    """Hold the lock on a folder, which is made if need be.
+def held(folder: Path, busy: str, patience: float | None = 0, name: str = LOCK) -> Iterator[None]:
+    """Hold the lock on a folder, which is made if need be, or one of several there by its file's name.
 
     Raises `UserError`: `busy`, where another process holds it for `patience` seconds (with None it is waited for, and
     `busy` is logged); where the folder cannot be written.
     """
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:

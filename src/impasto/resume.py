@@ -1,11 +1,9 @@
 """What a run goes on from, and what forbids it or makes the rest differ."""
 
-import hashlib
 import io
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +49,7 @@ class Resumed:
 
         Raises `UserError` where they are fewer than it has seen, and was to see.
         """
-        asked = self.content.get("schedule", {}).get("images", images)
+        asked = (self.content.get("schedule") or {}).get("images", images)
         if images < min(self.images_seen, asked):
             raise UserError(f"the run has seen {self.images_seen} images: schedule.images={images} should be more")
         return max(0, images - self.images_seen)
@@ -64,8 +62,9 @@ class Resumed:
         """Raise `UserError` where another network or painting is to go on."""
         whole = {**dict.fromkeys(self.content["architecture"]), **architecture}  # what is not named now may have been
         for key, now in (("architecture", whole), ("style", style)):
-            if changed := sorted(name for name in now if self.content[key].get(name) != now[name]):
-                before, after = self.content[key].get(changed[0]), now[changed[0]]
+            then = self.content.get(key) or {}
+            if changed := sorted(name for name in now if then.get(name) != now[name]):
+                before, after = then.get(changed[0]), now[changed[0]]
                 raise UserError(
                     f"{str(self.path)!r} was trained with {key} {changed[0]}={before}, not {after}: it cannot go on"
                 )
@@ -156,17 +155,6 @@ def alone(run_dir: Path) -> Iterator[None]:
     busy = f"another process trains in {str(run_dir)!r}: wait for it, or name another folder with hydra.run.dir=DIR"
     with held(run_dir, busy, PATIENCE):
         yield
-
-
-def fingerprint(photos: Sequence[Path], root: str | os.PathLike[str]) -> str:
-    """A digest of the photos' names under `root`, order and sizes: with another one, positions show other photos."""
-    digest = hashlib.sha256()
-    for photo in photos:
-        size = 0
-        with suppress(OSError):  # it may have gone meanwhile
-            size = photo.stat().st_size
-        digest.update(os.fsencode(f"{photo.relative_to(root).as_posix()}\0{size}\n"))
-    return digest.hexdigest()[:16]
 
 
 def _read(path: Path) -> Resumed:

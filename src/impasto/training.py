@@ -23,7 +23,7 @@ from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
 from impasto.checkpoint import learned_in_all, save_network
 from impasto.data.content import ContentDataModule
-from impasto.data.scan import write_rejects
+from impasto.data.scan import fingerprint, write_rejects
 from impasto.errors import UserError
 from impasto.events import Events
 from impasto.files import write_text
@@ -43,7 +43,7 @@ from impasto.machine import (
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import smallest_input
 from impasto.module import StyleTransferModule
-from impasto.resume import OVERRIDES, Resumed, alone, checkpoints, find, fingerprint
+from impasto.resume import OVERRIDES, Resumed, alone, checkpoints, find
 from impasto.saving import SavedRun, WholeCheckpoints
 from impasto.schedule import Schedule
 from impasto.stopping import StopSignals
@@ -165,7 +165,7 @@ def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataMod
         "photos": len(data.training),
         "validation": len(data.validation),
         **({"left_out": len(data.rejects)} if data.rejects else {}),
-        "sha256": fingerprint(data.training, config["data"]["root"]),
+        "sha256": fingerprint(data.training, data.root, times=False)[:16],  # another: positions show other photos
         **data.augmentation,
     }
     return data

@@ -30,7 +30,7 @@ Train a network that paints any photo in the style of one painting.
   preview=true              instead of training, a sheet of strengths and strokes for one photo, in two minutes
   data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.image_size= (px), data.batch_size= (per
                             device; auto: the largest power of two that fits), data.pack=auto|true|false (decode once,
-                            to data.packs=DIR), data.workers=, data.timeout= (s without photos until training stops);
+                            to data.packs=DIR), data.workers=, data.timeout= (s without training photos until it stops);
                             corrupt, tiny, grey and duplicate ones are left out, up to data.max_rejects=0.05 of them,
                             but for data.keep=grey,tiny,duplicate
   schedule=quick|full       8 to 13 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),

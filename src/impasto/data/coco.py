@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 from impasto.archive import unpacked_size
 from impasto.data.download import download
-from impasto.data.pack import packing, write_pack
+from impasto.data.pack import PackedPhotos, is_pack, packing, write_pack
 from impasto.data.scan import RECORD, Photo, fingerprint, look, remember
 from impasto.data.threads import in_order
 from impasto.errors import UserError, one_line
@@ -62,13 +62,16 @@ def fetch(
 
     Interrupted or killed at any point, the same call goes on; what is there already is kept, an archive in `root` is
     used, and a folder appears only when it is complete. Raises `UserError` if there is too little space for all of it,
-    no server has a whole and right archive, or another process is at work in `root`.
+    no server has a whole and right archive, a part is there in another form, or another process is at work in `root`.
     """
     if unknown := [part for part in parts if part not in archives]:
         raise UserError(f"parts={unknown[0]} is unknown: there are {', '.join(archives)}")
     pack_sizes = {part: short_side if part.startswith("train") else None for part in parts}  # photos to learn from
     with held(root, f"another process is fetching into {str(root)!r}"):
         missing = [part for part in parts if not (root / part).is_dir()]
+        for part in parts:
+            if part not in missing:
+                _check_as_asked(root / part, pack_sizes[part])
         for part in missing:  # what was begun to be the other thing
             begun = unpacking if pack_sizes[part] else packing
             shutil.rmtree(begun(root / part), ignore_errors=True)
@@ -85,6 +88,19 @@ def fetch(
                     unpack(zipped, folder)
             fetched.unlink(missing_ok=True)
             log.info("Prepared %s" if part in missing else "%s is there already", folder)
+
+
+def _check_as_asked(folder: Path, short_side: int | None) -> None:
+    """Raise `UserError` where a part is there, but packed otherwise than asked for, or damaged."""
+    there = None
+    if is_pack(folder):
+        try:
+            there = PackedPhotos(folder, folder).short_side
+        except UserError as error:
+            raise UserError(f"{error}: remove the folder to have it fetched anew") from None
+    if there != short_side:
+        asked, found = ("photos" if size is None else f"a pack of {size} px" for size in (short_side, there))
+        raise UserError(f"{str(folder)!r} is there as {found}, not {asked}: remove the folder to have it fetched anew")
 
 
 def unpacking(folder: Path) -> Path:

@@ -26,7 +26,7 @@ from impasto.data.photos import (
     source_size,
     split,
 )
-from impasto.data.scan import KINDS, Reject, report, scan, unfit
+from impasto.data.scan import GLANCE, KINDS, Reject, look, report, scan, unfit
 from impasto.errors import UserError
 from impasto.hardware import cores
 from impasto.image import find_images
@@ -38,8 +38,9 @@ log = logging.getLogger("impasto")
 class ContentDataModule(pl.LightningDataModule):
     """Batches of content photos, RGB in [0, 1], shape (batch_size, 3, image_size, image_size), channels last.
 
-    `root` is any folder of images. Validation photos come from `validation_root`, or are held out of
-    `root`: `validation` of them (at most a third), chosen by `seed`; a single photo serves as both.
+    `root` is any folder of images. Validation photos come from `validation_root`, and are not learned from where `root`
+    has them, too, or are held out of `root`: `validation` of them (at most a third), chosen by `seed`; a single photo
+    serves as both.
     Photos that are corrupt, tiny (a short side below `image_size`), grey or there twice are named and left out
     (`rejects`), those of the kinds in `keep` ("grey,tiny") are not; `trusted` folders are not looked through.
     `pack` (auto, true, false) has all photos of `root` decoded and resized once, into `packs`: the samples stay the
@@ -98,25 +99,25 @@ class ContentDataModule(pl.LightningDataModule):
         self.augmentation = {"min_scale": min_scale, "colour": colour, "patches": patches}
         self.root, self.workers, self.timeout = Path(root), workers, timeout
         self.short_side = source_size(image_size, min_scale)
-        self.packed: PackedPhotos | None
-        if is_pack(Path(root)):
-            self.packed, how = _ready_pack(Path(root), self.short_side, validation_root), f"packed in {root}"
+        self.packed: PackedPhotos | None = None
+        if is_pack(self.root):
+            self.packed, how = _ready_pack(self.root, self.short_side, validation_root), f"packed in {root}"
+            photos, looked = self.packed.paths, self.packed.photos
         else:
             photos = find_images(root)
-            folder = pack_folder(packs, name, photos, Path(root), self.short_side)
-            self.packed, how = self._open_pack(photos, Path(root), folder, pack, images)
-        if self.packed is not None:
-            photos = self.packed.paths
-        self.rejects: list[Reject] = []
-        if not trusted:
-            looked = scan(photos, Path(root), Path(packs)) if self.packed is None else self.packed.photos
-            self.rejects = unfit(looked, image_size, kept)
-            report(self.rejects, len(looked), Path(root), max_rejects)
-            left_out = {Path(root) / reject.photo for reject in self.rejects}
-            photos = [path for path in photos if path not in left_out]
+            looked = [] if trusted else scan(photos, self.root, Path(packs))
+        self.rejects: list[Reject] = [] if trusted else unfit(looked, image_size, kept)
+        report(self.rejects, len(looked), self.root, max_rejects)
+        if self.packed is None:  # hours, perhaps: for photos that will do
+            folder = pack_folder(packs, name, photos, self.root, self.short_side)
+            self.packed, how = self._open_pack(photos, self.root, folder, pack, images)
+            photos = photos if self.packed is None else self.packed.paths
+        left_out = {self.root / reject.photo for reject in self.rejects}
+        photos = [path for path in photos if path not in left_out]
         if validation_root is not None:
-            found = find_images(validation_root)
-            self.training, self.validation = photos, chosen(found, validation, seed)
+            self.validation, hashes = _readable(chosen(find_images(validation_root), validation, seed))
+            same = {self.root / photo.name for photo in looked if photo.sha256 in hashes}
+            self.training = _without(photos, self.validation, same)
         else:
             self.training, self.validation = split(photos, validation, seed)
             if not self.validation:
@@ -129,7 +130,8 @@ class ContentDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Compare the ranks, before a checkpoint is read. Raises `UserError` where they differ."""
         trainer: Any = self.trainer
-        _check_that_ranks_agree(trainer.lightning_module.images_seen, self.training, trainer.world_size)
+        photos = [*self.training, *self.validation]
+        _check_that_ranks_agree(trainer.lightning_module.images_seen, photos, trainer.world_size)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """The rest of the run, from where the module stands."""
@@ -227,14 +229,42 @@ def _check_that_ranks_agree(images_seen: int, photos: list[Path], world_size: in
             )
         if theirs != ranks[0][2]:
             raise UserError(
-                f"rank {rank} has {count} training photos, rank 0 {ranks[0][1]}, not the same: "
-                "data.root should hold the same photos on every node"
+                f"rank {rank} has {count} photos, rank 0 {ranks[0][1]}, not the same: data.root, and "
+                "data.validation_root, should hold the same photos on every node"
             )
+
+
+def _readable(photos: list[Path]) -> tuple[list[Path], set[str]]:
+    """Validation photos that can be read, and their files' SHA-256. Raises `UserError` where none can."""
+    looked = {path: look(str(path), path, GLANCE)[0] for path in photos}
+    if broken := [photo for photo in looked.values() if photo.problem]:
+        if len(broken) == len(photos):
+            raise UserError(f"none of the validation photos can be read: {broken[0].problem}")
+        log.warning("%d validation photos cannot be read, as %s", len(broken), broken[0].problem)
+    sound = {path: photo.sha256 for path, photo in looked.items() if not photo.problem}
+    return list(sound), set(sound.values())
+
+
+def _without(photos: list[Path], validation: list[Path], same: set[Path]) -> list[Path]:
+    """The photos to learn from: without validation photos, by their files or as files `same` as they.
+
+    Raises `UserError` where none is left.
+    """
+    names, files = {path.name for path in validation}, {path.resolve() for path in validation}
+    left = [path for path in photos if path not in same and not (path.name in names and path.resolve() in files)]
+    if not left:
+        raise UserError("all photos are validation photos, too: without data.validation_root= some are held out")
+    if len(left) < len(photos):
+        log.info("%d of the photos are validation photos, and not learned from", len(photos) - len(left))
+    return left
 
 
 def _ready_pack(root: Path, short_side: int, validation_root: object) -> PackedPhotos:
     """The pack in `root`, of photos large enough. Raises `UserError`."""
-    packed = PackedPhotos(root, root)
+    try:
+        packed = PackedPhotos(root, root)
+    except UserError as error:
+        raise UserError(f"{error}: remove the folder, and fetch or pack it anew") from None
     if validation_root is None:
         raise UserError(f"{str(root)!r} is a pack, to learn from: say data.validation_root=DIR, a folder of photos")
     if packed.short_side < short_side:

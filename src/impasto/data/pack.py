@@ -20,7 +20,7 @@ from rich.filesize import decimal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from impasto.data.scan import Photo, Source, fingerprint, look
+from impasto.data.scan import GLANCE, Photo, Source, fingerprint, folder_key, lock_of, look
 from impasto.data.threads import in_order
 from impasto.errors import UserError
 from impasto.files import write_text
@@ -68,8 +68,8 @@ class PackedPhotos(Dataset[Tensor]):
         offset, height, width, checksum = map(int, self._places[index])
         pixels = np.array(self._mapped[offset : offset + height * width * 3])
         if zlib.crc32(pixels.data) != checksum:
-            photo, images = str(self.paths[index]), str(self.folder / IMAGES)
-            raise UserError(f"{photo!r} is damaged in {images!r}: remove that file to have it packed anew")
+            photo, folder = str(self.paths[index]), str(self.folder)
+            raise UserError(f"{photo!r} is damaged in the pack {folder!r}: remove the folder to have it made anew")
         return torch.from_numpy(pixels.reshape(height, width, 3)).permute(2, 0, 1)
 
     @cached_property
@@ -88,27 +88,27 @@ def is_pack(folder: Path) -> bool:
 
 def pack_folder(packs: str | os.PathLike[str], name: str, photos: Sequence[Path], root: Path, short_side: int) -> Path:
     """Where a pack of these photos belongs: another place once any of them is added, removed or changed."""
-    return Path(packs) / f"{name}_{short_side}px_{fingerprint(photos, root)[:8]}"
+    return Path(packs) / f"{name}_{folder_key(root)}_{short_side}px_{fingerprint(photos, root)[:8]}"
 
 
 def pack(photos: Sequence[Path], root: Path, short_side: int, folder: Path) -> PackedPhotos:
     """The pack in `folder`, made of the photos under `root` if it is not there, whole; larger photos are scaled down.
 
-    Of several processes one makes it, the others wait. What a killed one had packed is not packed again.
+    One that lacks photos which could not be read, and can be now, is made anew. Of several processes one makes it, the
+    others wait. What a killed one had packed is not packed again.
     Raises `UserError` if there is too little space, the folder cannot be written or no photo is readable.
     """
     try:
-        return PackedPhotos(folder, root)
+        return _current(folder, root)
     except UserError:
         try:
-            with held(
-                folder.parent, f"Waiting for another process that packs into {str(folder.parent)!r}", patience=None
-            ):
+            busy = f"Waiting for another process that looks at, or packs, {str(root)!r}"
+            with held(folder.parent, busy, None, lock_of(root)):
                 name = glob.escape(folder.name.rpartition("_")[0])
                 for half in folder.parent.glob(f".{name}_*.packing"):  # of these photos before they changed
                     if half != packing(folder):
                         shutil.rmtree(half)
-                _make({path.relative_to(root).as_posix(): path for path in photos}, short_side, folder)
+                _make({path.relative_to(root).as_posix(): path for path in photos}, root, short_side, folder)
         except OSError as error:
             raise UserError(f"cannot pack into {str(folder)!r}: {error.strerror or error}") from None
     return PackedPhotos(folder, root)
@@ -119,10 +119,19 @@ def packing(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.packing")
 
 
-def _make(sources: Mapping[str, Source], short_side: int, folder: Path) -> None:
+def _current(folder: Path, root: Path) -> PackedPhotos:
+    """The pack in `folder`, whole and with all photos that can be read. Raises `UserError`."""
+    packed = PackedPhotos(folder, root)
+    for photo in packed.photos:
+        if photo.problem and not look(photo.name, root / photo.name, GLANCE)[0].problem:
+            raise UserError(f"{str(root / photo.name)!r} could not be read for {str(folder)!r}, and can be now")
+    return packed
+
+
+def _make(sources: Mapping[str, Source], root: Path, short_side: int, folder: Path) -> None:
     """Make the pack, unless another process has done so meanwhile; a damaged one makes way."""
     try:
-        PackedPhotos(folder, folder)
+        _current(folder, root)
         return
     except UserError as error:
         if folder.exists():

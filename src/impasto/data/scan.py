@@ -86,21 +86,21 @@ def scan(paths: Sequence[Path], root: Path, records: Path) -> list[Photo]:
     """Look at all photos under a folder, once: what was found among many is remembered in the folder `records`.
 
     Every file is decoded (JPEGs at an eighth of their size). Of several processes one looks, the others wait.
+    Those that could not be read are looked at again each time: a package or a right may have come, a disk be back.
     """
     key = fingerprint(paths, root)
     if (known := _recall(root / RECORD, key)) is not None:
-        return known
+        return _with_mended(known, root)
     if len(paths) < MANY:  # a matter of seconds
         return _look_through(paths, root)
     record = records / f"{key[:8]}{RECORD}"
     try:
-        with held(
-            records, f"Waiting for another process that looks at the same photos ({str(records)!r})", patience=None
-        ):
+        with held(records, f"Waiting for another process that looks at, or packs, {str(root)!r}", None, lock_of(root)):
             known = _recall(record, key)
-            if known is None:
-                known = _look_through(paths, root)
-                remember(record, key, known)
+            if known is not None:
+                return _with_mended(known, root)
+            known = _look_through(paths, root)
+            remember(record, key, known)
     except (OSError, UserError) as error:
         log.warning("what the photos are like will not be remembered: %s", error)
     return _look_through(paths, root) if known is None else known
@@ -113,16 +113,33 @@ def _look_through(paths: Sequence[Path], root: Path) -> list[Photo]:
     return list(in_order(one, paths, "Looking through the photos"))
 
 
-def fingerprint(paths: Sequence[Path], root: Path) -> str:
-    """Another one once any of the photos is added, removed, renamed or changed."""
+def _with_mended(photos: Sequence[Photo], root: Path) -> list[Photo]:
+    broken = [root / photo.name for photo in photos if photo.problem]
+    anew = {photo.name: photo for photo in _look_through(broken, root)} if broken else {}
+    return [anew.get(photo.name, photo) for photo in photos]
+
+
+def fingerprint(paths: Sequence[Path], root: str | os.PathLike[str], times: bool = True) -> str:
+    """Another one once any of the photos is added, removed, renamed or changed: by its size and, with `times`, time."""
     digest = hashlib.sha256()
     for path in paths:
         size, changed = 0, 0
-        with suppress(OSError):  # a link to nowhere, which is a reject
+        with suppress(OSError):  # a link to nowhere, which is a reject; or it has gone meanwhile
             status = path.stat()
             size, changed = status.st_size, status.st_mtime_ns
-        digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\0{size}\0{changed}\n"))
+        told = [path.relative_to(root).as_posix(), str(size), *([str(changed)] if times else [])]
+        digest.update(os.fsencode("\0".join(told) + "\n"))
     return digest.hexdigest()
+
+
+def folder_key(root: Path) -> str:
+    """A short name for a folder by its place: many are called photos."""
+    return hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:6]
+
+
+def lock_of(root: Path) -> str:
+    """The name of the file that a process locks while it writes what it finds in `root`."""
+    return f".{folder_key(root)}.lock"
 
 
 def remember(record: Path, key: str, photos: Iterable[Photo]) -> None:

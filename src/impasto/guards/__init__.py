@@ -10,7 +10,7 @@ from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
 from impasto.guards.batch_size import memory_error
 from impasto.guards.collapse import Collapse
-from impasto.guards.disk import MachineWatch, check_space, space_needed
+from impasto.guards.disk import MachineWatch, check_space, space_needed, still_needed
 from impasto.guards.divergence import Divergence
 from impasto.guards.loader import LoaderWatch, loader_error
 from impasto.memory import is_shortage
@@ -24,7 +24,7 @@ def guard(
     validations = -(-module.images // max(1, config["validation"]["every"]))
     entries = module.images // data.batch_size // max(1, config["trainer"]["log_every"])
     needed = space_needed(module.net, max(256, data.image_size), validations, entries)
-    check_space(run_dir, needed)
+    check_space(run_dir, still_needed(run_dir, needed))
     return [
         Divergence(config["guards"]["on_divergence"]),
         Collapse(config["guards"]["on_collapse"]),

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,8 +32,17 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(nearest_existing(folder)).free
 
 
+def still_needed(run_dir: Path, needed: int) -> int:
+    """Of the bytes that a whole run takes, those that are not in its folder yet."""
+    written = 0
+    for path in run_dir.rglob("*"):
+        with suppress(OSError):  # an earlier checkpoint that is removed right now
+            written += path.stat().st_size
+    return max(0, needed - written)
+
+
 def check_space(run_dir: Path, needed: int) -> None:
-    """Raise `UserError` where a run would fill the disk."""
+    """Raise `UserError` where a run would fill the disk; `needed` are the bytes that it is still to write."""
     if (free := free_space(run_dir)) < needed:
         raise UserError(
             f"{str(run_dir.parent)!r} has {decimal(free)} free, the run takes about {decimal(needed)}: "
@@ -43,7 +53,7 @@ def check_space(run_dir: Path, needed: int) -> None:
 class MachineWatch(pl.Callback):
     """`machine/disk_free_gb` of the run folder, `machine/hours` since training started; warns of a disk that fills.
 
-    Early and once: as soon as less is free than `needed`, bytes of the whole run.
+    Early and once: as soon as less is free than the rest takes of `needed`, bytes of the whole run.
     """
 
     def __init__(self, run_dir: Path, needed: int) -> None:
@@ -59,11 +69,12 @@ class MachineWatch(pl.Callback):
             return
         free = free_space(self.run_dir)
         pl_module.log_dict({"machine/disk_free_gb": free / 1e9, "machine/hours": (perf_counter() - self._start) / 3600})
-        if free < self.needed and not self.told:
+        if free < self.needed and not self.told and free < (rest := still_needed(self.run_dir, self.needed)):
             self.told = True
             log.warning(
-                "%s left where %s is, the run may take %s: make room, or it stops at a checkpoint that it cannot write",
+                "%s left where %s is, the run may take %s more: make room, or checkpoints cannot be written, nor the "
+                "network at the end",
                 decimal(free),
                 self.run_dir,
-                decimal(self.needed),
+                decimal(rest),
             )

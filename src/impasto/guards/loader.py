@@ -26,16 +26,17 @@ class LoaderClock(PassThroughProfiler):
         super().__init__()
         self.waited = 0.0  # s, for training photos
         self.since: float | None = None  # when the wait began that goes on now, for photos of any kind
+        self.training = True  # whether it is for training photos
 
     def start(self, action_name: str) -> None:
         """The loop asks for a batch."""
         if action_name.endswith("_next"):
-            self.since = perf_counter()
+            self.since, self.training = perf_counter(), action_name.endswith("train_dataloader_next")
 
     def stop(self, action_name: str) -> None:
         """It has got one."""
         if action_name.endswith("_next") and self.since is not None:
-            if action_name.endswith("train_dataloader_next"):
+            if self.training:
                 self.waited += perf_counter() - self.since
             self.since = None
 
@@ -97,7 +98,10 @@ class LoaderWatch(pl.Callback):
             since = self.clock.since
             if since is not None and since != told and perf_counter() - since > STALLED:
                 told = since
-                log.warning("no photos for %.0f s: %s", STALLED, self.data.reading(pl_module.images_seen))
+                reading = f"to validate with, as {str(self.data.validation[0])!r}"
+                if self.clock.training:
+                    reading = self.data.reading(pl_module.images_seen)
+                log.warning("no photos for %.0f s: %s", STALLED, reading)
 
 
 def loader_error(error: Exception, data: ContentDataModule, images_seen: int) -> UserError | None:
