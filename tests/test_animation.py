@@ -25,7 +25,7 @@ def test_frames_and_their_timing_survive(tmp_path, suffix):
     write_animation(inverted, tmp_path / f"out{suffix}", suffix, 95)
     again = read_animation(tmp_path / f"out{suffix}")
     assert again.durations == animation.durations == (70, 250, 130)
-    assert again.loop == animation.loop
+    assert again.plays == animation.plays == (4 if suffix == ".gif" else 3)  # as GIF counts repetitions
     for frame, colour in zip(again.frames, COLOURS, strict=True):
         assert np.abs(frame.pixels.astype(int) - (255 - np.array(colour))).max() <= 8
 
@@ -35,11 +35,24 @@ def test_what_is_transparent_stays_so_and_what_plays_once_does(tmp_path, suffix)
     pixels = np.full((18, 24, 3), 90, np.uint8)
     left = np.repeat(np.repeat(np.array([[255, 0]], np.uint8), 12, 1), 18, 0)
     frames = (Picture(pixels, left), Picture(pixels, 255 - left))
-    write_animation(Animation(frames, (70, 70), None), tmp_path / f"a{suffix}", suffix, 95)
+    write_animation(Animation(frames, (70, 70), 1), tmp_path / f"a{suffix}", suffix, 95)
     again = read_animation(tmp_path / f"a{suffix}")
-    assert again.loop == (None if suffix == ".gif" else 1)
+    assert again.plays == 1
     for frame, alpha in zip(again.frames, (left, 255 - left), strict=True):
         assert np.array_equal(frame.alpha, alpha)
+
+
+@pytest.mark.parametrize("plays", [0, 1, 2, 5])
+def test_how_often_it_plays_survives_every_format(tmp_path, plays):
+    """GIF says how often to repeat, or nothing for once; WebP and PNG, how often to play."""
+    frames = tuple(Picture(np.full((4, 4, 3), level, np.uint8)) for level in (0, 255))
+    animation = Animation(frames, (70, 70), plays)
+    for suffix in (".gif", ".webp", ".gif", ".png", ".gif"):
+        write_animation(animation, tmp_path / f"a{suffix}", suffix, 95)
+        animation = read_animation(tmp_path / f"a{suffix}")
+        assert animation.plays == plays
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.info.get("loop") == {0: 0, 1: None}.get(plays, plays - 1)
 
 
 def test_a_tiff_that_only_libvips_reads_is_no_animation(tmp_path):

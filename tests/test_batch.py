@@ -16,7 +16,7 @@ from impasto.commands.stylize import stylize
 from impasto.controls import Controls
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
-from impasto.folder import REPORT
+from impasto.folder import REPORT, REPORTS
 from impasto.image import find_images, read_image, to_array
 from impasto.job import Job, default_output
 from impasto.models.transformer_net import TransformerNet
@@ -72,6 +72,21 @@ def test_what_another_style_painted_inside_the_folder_is_no_photo(paint, photos,
     (photos / "night" / "own.png").unlink()
     paint(photos / "night", tmp_path / "twice")  # as it is asked for
     assert len(find_images(tmp_path / "twice")) == count
+
+
+def test_what_stylize_many_painted_inside_the_folder_is_no_photo(paint, photos, tmp_path):
+    count = len(find_images(photos))
+    (photos / "wave" / "deeper").mkdir(parents=True)
+    (photos / "wave" / REPORTS).mkdir()
+    for name in ("a.png", "deeper/b.png"):
+        noise_image(20, 16).save(photos / "wave" / name)
+    (tmp_path / "elsewhere").mkdir()
+    (photos / "wave").rename(tmp_path / "elsewhere" / "wave")
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    paint(photos, tmp_path / "out")
+    assert len(find_images(tmp_path / "out")) == count
+    paint(photos / "linked" / "wave", tmp_path / "twice")  # as it is asked for
+    assert len(find_images(tmp_path / "twice")) == 2
 
 
 def test_several_styles_go_to_a_folder(paint, photos, network_file, tmp_path):
@@ -302,6 +317,24 @@ def test_a_picture_from_a_pipe_can_be_painted_again(paint, tmp_path, monkeypatch
     assert read_image(tmp_path / "stdin.png").size == (9, 9)
 
 
+def test_several_styles_paint_the_picture_of_one_pipe(paint, two, tmp_path, monkeypatch):
+    content = io.BytesIO()
+    noise_image(9, 9).save(content, "png")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.getvalue())))
+    paint("-", f"{tmp_path}/many/", networks=two)
+    assert [path.name for path in find_images(tmp_path / "many")] == ["stdin.png"] * 2
+
+
+def test_a_folders_mask_is_not_written_over(paint, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    mask = tmp_path / "out" / "a.jpg"
+    noise_image(20, 20).save(mask)
+    before = mask.read_bytes()
+    with pytest.raises(UserError, match="a.jpg' is one of the inputs, and would be written over"):
+        paint(photos, tmp_path / "out", mask=mask)
+    assert mask.read_bytes() == before
+
+
 def test_names_that_meet_all_the_same_are_told(paint, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.ppm", "a.ppm.png"):
@@ -406,6 +439,18 @@ def test_metadata_is_kept_or_not(paint, tmp_path):
         paint(tmp_path / "a.jpg", tmp_path / "b.jpg", keep_metadata=keep)
         with Image.open(tmp_path / "b.jpg") as image:
             assert image.getexif().get(0x010F) == expected
+
+
+def test_metadata_of_animations_is_kept_or_not(paint, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    frames = [noise_image(20, 16, seed) for seed in range(3)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], exif=exif)
+    for suffix in (".webp", ".png"):
+        for keep, expected in ((True, "Camera"), (False, None)):
+            paint(tmp_path / "a.webp", tmp_path / f"b{suffix}", keep_metadata=keep)
+            with Image.open(tmp_path / f"b{suffix}") as image:
+                assert (image.n_frames, image.getexif().get(0x010F)) == (3, expected)
 
 
 def test_animations_stay_animated(paint, tmp_path, caplog):

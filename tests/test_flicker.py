@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from impasto.commands.flicker import flicker
+from impasto.errors import UserError
 from impasto.evaluation.flicker import motion, sharpness, warping_error
 from impasto.temporal import warp
 
@@ -40,3 +42,9 @@ def test_sharpness_is_the_differences_between_neighbours():
     ramp = np.tile(np.arange(8, dtype=np.float32)[None, :, None] / 10, (8, 1, 3))
     assert sharpness([ramp]) == pytest.approx(0.1**2 / 2)
     assert sharpness([ramp, 0 * ramp]) == pytest.approx(0.1**2 / 4)
+
+
+@pytest.mark.parametrize("word", ["size=0", "size=-5", "size=15"])
+def test_a_size_at_which_nothing_can_be_measured_is_refused(word):
+    with pytest.raises(UserError, match=f"{word} should be at least 16 px"):
+        flicker(["ckpt=starry_night", "input=clip.mp4", word])

@@ -16,12 +16,12 @@ from PIL import Image
 
 from impasto import batch
 from impasto.errors import UserError
-from impasto.folder import REPORT
+from impasto.folder import REPORT, REPORTS
 from impasto.job import Job
 from impasto.mass import storage
 from impasto.mass.painting import Ledger, Painter, Verifier, check_mark
 from impasto.mass.report import Report, Summary, done_before
-from impasto.mass.sources import FOLDER, Entry, Source, absolute, survey
+from impasto.mass.sources import Entry, Source, absolute, survey
 
 from .conftest import noise_image
 
@@ -76,10 +76,18 @@ def test_what_another_run_painted_below_is_no_photo(photos, bucket):
     for place in (str(photos), "memory://photos"):
         bucket.put(str(photos), "/photos", recursive=True)
         count = len(list(Source(place, f"{place}/night")))
-        for name in ("night/a.jpg", "night/deeper/b.jpg", f"night/{FOLDER}/1.jsonl", "own/a.jpg"):
+        for name in ("night/a.jpg", "night/deeper/b.jpg", f"night/{REPORTS}/1.jsonl", "own/a.jpg"):
             storage.write(f"{place}/{name}", b"content")
         assert len(list(Source(place, f"{place}/wave"))) == count + 1
         assert {entry.name for entry in Source(f"{place}/night", "/out")} == {"a.jpg", "deeper/b.jpg"}  # as asked for
+
+
+def test_what_stylize_painted_below_is_no_photo_either(photos, tmp_path, network_file):
+    count = len(list(Source(str(photos), "/out")))
+    batch.run(JOB, [network_file], str(photos), str(photos / "night"))
+    noise_image(20, 16).save(photos / "night" / "own.png")  # a photo beside what was painted
+    assert len(list(Source(str(photos), "/out"))) == count + 1
+    assert len(list(Source(str(photos / "night"), "/out"))) == count + 1  # as asked for
 
 
 ROWS = [("a.jpg", None), ("deeper/ü, 'b'.png", "x/y.webp"), ("/data/c.png", None), ("s3://bucket/d.jpg", None)]
@@ -292,7 +300,7 @@ def test_what_is_done_is_left_out_what_changed_is_not(painter, photos, tmp_path)
     assert painted() == {"a.jpg", "b.PNG"}
     assert painted(quality=50) == everything  # which are written over
     assert painted() == everything
-    with sorted((out / FOLDER).iterdir())[-1].open("a") as report:
+    with sorted((out / REPORTS).iterdir())[-1].open("a") as report:
         report.write('{"half a li')  # of a run that was killed
     assert painted() == set()
 

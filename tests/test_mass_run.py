@@ -19,10 +19,11 @@ from impasto import batch, cli
 from impasto.commands.stylize import job_of
 from impasto.commands.stylize_many import StylizeManyOptions, stylize_many
 from impasto.errors import UserError
-from impasto.mass.cluster import Workers, _end, running
+from impasto.folder import REPORTS
+from impasto.mass.cluster import Workers, _end, running, shares
 from impasto.mass.painting import Ledger, Painter
 from impasto.mass.report import Report
-from impasto.mass.sources import FOLDER, Source
+from impasto.mass.sources import Source
 from impasto.picture_files import read_picture
 
 from .conftest import ROOT, noise_image
@@ -35,7 +36,7 @@ ON_CPU = ["device=cpu", "precision=float32"]
 
 
 def records(out: Path) -> list[dict]:
-    lines = [line for part in sorted((out / FOLDER).glob("*.jsonl")) for line in part.read_text().splitlines(True)]
+    lines = [line for part in sorted((out / REPORTS).glob("*.jsonl")) for line in part.read_text().splitlines(True)]
     return [json.loads(line) for line in lines if line.endswith("\n")]  # not half a line
 
 
@@ -61,7 +62,7 @@ def test_after_kills_each_photo_has_its_picture_once(network_file, tmp_path):
     report.add(json.loads(painter({"batch": json.dumps(entries[:10])})["records"]))
     report.close()
     painter({"batch": json.dumps(entries[10:12])})  # written, but its records were lost
-    with next((out / FOLDER).iterdir()).open("a") as file:
+    with next((out / REPORTS).iterdir()).open("a") as file:
         file.write('{"half a li')
 
     command = [
@@ -93,7 +94,7 @@ def test_after_kills_each_photo_has_its_picture_once(network_file, tmp_path):
         alone, here = (read_picture(folder / name).pixels.astype(int) for folder in (tmp_path / "alone", out))
         assert abs(alone - here).max() <= 1
     # what was half-written has another, hidden name
-    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {*good, FOLDER}
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {*good, REPORTS}
 
 
 def test_a_process_that_hangs_at_the_end_is_killed(monkeypatch):
@@ -126,6 +127,13 @@ def test_mistakes_are_named_before_ray_starts(photos, tmp_path, monkeypatch, wor
     with pytest.raises(UserError, match=line):
         stylize_many(["ckpt=starry_night", f"input={photos}", *words])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_that_the_cluster_has_not_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0}))
+    with pytest.raises(UserError, match="device=cuda: there is no GPU that Ray knows of; device=auto takes what there"):
+        shares(Workers(), "cuda")
+    assert shares(Workers(), "auto") == (2, 1, False)
 
 
 def test_without_ray_it_says_what_to_install(photos, tmp_path, monkeypatch):

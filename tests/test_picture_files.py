@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import pyvips
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from impasto.errors import PictureError, UserError
 from impasto.levels import as_type, unit
@@ -173,6 +173,17 @@ def test_sixteen_bits_are_turned_upright_too(tmp_path):
     image.set_type(pyvips.GValue.gint_type, "orientation", 6)
     image.write_to_file(str(tmp_path / "a.tif"))
     np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels, np.rot90(deep(13, 9), -1))
+
+
+def test_sixteen_bits_are_turned_upright_where_exif_follows_the_pixels(tmp_path):
+    """As PNG permits, and libvips does not read."""
+    write_picture(Picture(deep(13, 9)), tmp_path / "a.png")
+    exif, chunk = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    PngImagePlugin.putchunk(chunk, b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(content[:-12] + chunk.getvalue() + content[-12:])
+    np.testing.assert_array_equal(read_picture(tmp_path / "b.png").pixels, np.rot90(deep(13, 9), -1))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".avif"])

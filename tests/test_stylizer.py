@@ -238,6 +238,15 @@ def test_tiles_make_no_difference(network_file, stylizer, dtype):
     assert rough(image).shape == image.shape
 
 
+def test_what_is_no_larger_than_a_tile_is_painted_whole(network_file, stylizer, caplog):
+    caplog.set_level("INFO")
+    tiled = Stylizer.load(str(network_file), "cpu", "float32", tile=128, exact=False)
+    assert np.array_equal(tiled(noise_image(128, 90)), stylizer(noise_image(128, 90)))
+    assert "in tiles" not in caplog.text
+    tiled(noise_image(129, 90))
+    assert "129×90 px: in tiles of 128 px" in caplog.text
+
+
 def test_a_tile_out_of_range_is_told_at_once(network_file):
     for tile in (-4, 64, 130):
         with pytest.raises(UserError, match=f"tile={tile} should be a multiple of 4 px, from 128 on"):

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from fractions import Fraction
 
 import av
@@ -20,8 +22,8 @@ from impasto.errors import UserError
 from impasto.image import read_image
 from impasto.job import Job
 from impasto.stylizer import Stylizer
-from impasto.video import encoding, film
-from impasto.video.clip import Pictures, open_frames, read_clip
+from impasto.video import encoding, film, joining
+from impasto.video.clip import Pictures, open_frames, open_input, read_clip
 from impasto.video.colours import EXACT
 from impasto.video.parts import Parts
 
@@ -51,9 +53,11 @@ def make_clip(
     tags=None,
     start=0,
     options=None,
+    metadata=None,
 ):
     """A short film; `times` in 1/12800 s."""
     with av.open(str(path), "w", options=options or {}) as output:
+        output.metadata.update(metadata or {})
         stream = output.add_stream(codec, rate=25, options={"crf": "10"} if codec == "libx264" else {})
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.time_base = stream.time_base = BASE
@@ -191,6 +195,62 @@ def test_pictures_that_ffmpeg_does_not_know_are_one_line(stylize, tmp_path):
     source = recoded(make_clip(tmp_path / "in.mp4"), (b"avc1", b"zzzz"), (b"avcC", b"zzzC"))
     with pytest.raises(UserError, match=r"in.mp4' is not a video .*: FFmpeg does not know how its pictures are coded"):
         stylize(source, tmp_path / "out.mp4")
+
+
+class Recorded:
+    """A film whose fourth packet of sound has the third's time, and whose sixth steps back, as recordings have them."""
+
+    def __init__(self, container):
+        self.container, self.streams, self.metadata = container, container.streams, container.metadata
+
+    def chapters(self):
+        return self.container.chapters()
+
+    def demux(self, *streams):
+        before = []
+        for packet in self.container.demux(*streams):
+            if packet.size:
+                before.append((packet.pts, packet.dts))
+                if len(before) in (4, 6):
+                    packet.pts, packet.dts = before[2]
+            yield packet
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "aac"), (".mkv", "aac"), (".mov", "pcm_s16le")])
+def test_sound_whose_times_do_not_rise_is_moved_on(stylize, tmp_path, monkeypatch, suffix, codec):
+    source = make_clip(tmp_path / f"in{suffix}", frames=20, sounds=[codec])
+
+    @contextmanager
+    def recorded(path):
+        with open_input(path) as container:
+            yield Recorded(container)
+
+    monkeypatch.setattr(joining, "open_input", recorded)
+    photo(stylize, source, tmp_path / f"out{suffix}")
+    ours, theirs = sound_of(tmp_path / f"out{suffix}"), sound_of(source)
+    assert [content for content, _ in ours] == [content for content, _ in theirs]
+    times = [time for _, time in ours]
+    assert times == sorted(times)
+    assert times[6:] == pytest.approx([time for _, time in theirs][6:], abs=0.002)
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4", ".mkv"])
+def test_camera_place_and_date_are_kept_or_not(stylize, tmp_path, suffix):
+    names = {
+        "make": "Camera & Co",
+        "model": "Phone 9",
+        "location.ISO6709": "+48.8588+002.2943+035/",
+        "creationdate": "2024-05-06T07:08:09+0200",
+    }
+    metadata = {f"com.apple.quicktime.{name}": said for name, said in names.items()}
+    options = {"movflags": "use_metadata_tags"}
+    source = make_clip(tmp_path / "in.mov", frames=3, options=options, metadata=metadata)
+    for keep in (True, False):
+        photo(stylize, source, tmp_path / f"out{suffix}", keep_metadata=keep)
+        with av.open(str(tmp_path / f"out{suffix}")) as container:
+            said = {name.lower(): value for name, value in container.metadata.items()}
+        for name, value in metadata.items():
+            assert said.get(name.lower()) == (value if keep else None)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -371,6 +431,7 @@ def test_wrong_input_and_output_are_named(stylize, tmp_path):
         (source, "-", {}, "a video goes to a file"),
         (source, tmp_path / "out.webm", {}, ".webm cannot hold the input's sound, which is aac: try output=….mkv"),
         (source, None, {"megapixels": 0.001}, "more than max_megapixels=0.001"),
+        (source, None, {"tile": 512}, "tile=512 is for images: a film's frames are painted whole"),
         (source, None, {"smooth": 1.0}, "smooth=1 should be at least 0 and below 1"),
     ):
         with pytest.raises(UserError, match=line):
@@ -515,6 +576,30 @@ def test_parts_of_another_run_are_not_taken(stylize, tmp_path, encoded, monkeypa
     stylize(source, tmp_path / "out.mp4", smooth=0.5)
     assert len(calls) == 24
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_disk_that_fills_is_one_line(network_file, tmp_path):
+    """The networks' memory of the frames before is the largest part."""
+    source = make_clip(tmp_path / "in.mp4", frames=100)
+    command = [sys.executable, str(ROOT / "stylize.py"), f"ckpt={network_file}", f"input={source}", "device=cpu"]
+    limit = 20_000  # bytes that a file can have
+    process = subprocess.run(
+        [*command, f"output={tmp_path / 'out.mp4'}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: ") and "File too large" in process.stderr
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_any_name_is_a_name(stylize, tmp_path):
+    source = make_clip(tmp_path / "a{x} {0} [final].mp4", frames=2)
+    photo(stylize, source, tmp_path / "out.mp4")
+    assert len(frames_of(tmp_path / "out.mp4")[0]) == 2
 
 
 def test_ctrl_c_leaves_no_half_film(network_file, tmp_path):

@@ -20,11 +20,11 @@ FILMS = ("GIF", "WEBP", "PNG", "AVIF")  # that are read
 
 @dataclass(frozen=True)
 class Animation:
-    """Frames, each with the milliseconds that it is shown, and how often all are repeated (0: for ever; None: once)."""
+    """Frames, each with the milliseconds that it is shown, and how often all are shown (0: for ever)."""
 
     frames: tuple[Picture, ...]
     durations: tuple[int, ...]
-    loop: int | None = 0
+    plays: int = 0
 
     def painted(self, paint: Callable[[Picture], Picture]) -> "Animation":
         """Each frame painted on its own."""
@@ -62,8 +62,10 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
                 raise ValueError(f"frame {len(frames)} is larger than the first")
             frames.append(from_pil(frame.copy()))
             durations.append(_counted(frame.info.get("duration", 100)))  # known once decoded
-        once = image.format == "GIF" and "loop" not in image.info
-        return Animation(tuple(frames), tuple(durations), None if once else _counted(image.info.get("loop", 0)))
+        plays = _counted(image.info.get("loop", 0))
+        if image.format == "GIF" and (plays or "loop" not in image.info):  # which counts what follows the first showing
+            plays += 1
+        return Animation(tuple(frames), tuple(durations), plays)
 
 
 def count_frames(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> int:
@@ -94,12 +96,14 @@ def write_animation(
     first, *others = (frame.to_pil() for frame in animation.frames)
     options: dict[str, Any] = {"icc_profile": SRGB, "quality": quality} if suffix == ".webp" else {}
     if suffix == ".gif":
-        if animation.loop is not None:
-            options["loop"] = animation.loop
+        if animation.plays != 1:
+            options["loop"] = max(0, animation.plays - 1)
         if any(frame.alpha is not None for frame in animation.frames):
             options["disposal"] = 2  # or the frame before would show through
     else:
-        options["loop"] = 1 if animation.loop is None else animation.loop
+        options["loop"] = min(animation.plays, 65535)  # the most that WebP counts
+        if exif := animation.frames[0].exif:
+            options["exif"] = exif
     with encoding_errors(suffix):
         first.save(
             target,

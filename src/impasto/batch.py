@@ -39,6 +39,8 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         (check_video_suffix if film else check_suffix)(Path(f"picture{job.suffix}"))
     if source != "-" and not Path(source).exists():
         raise UserError(f"there is no image or folder {source!r}")
+    if film and job.tile:
+        raise UserError(f"tile={job.tile} is for images: a film's frames are painted whole; size= makes them smaller")
     several = len(networks) > 1 and job.mask is None
     if output == "-" and (several or Path(source).is_dir()):
         raise UserError("output=- takes one image and one style")
@@ -58,11 +60,12 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"ckpt= has two networks called {twice[0]!r}: their pictures would meet; paint one at a time")
     places = [f"{output.rstrip('/')}/{name}/" if output is not None and several else output for name in names]
+    piped = sys.stdin.buffer.read() if source == "-" else b""  # which is there once, for all styles
     for look, place in zip(chosen, places, strict=True):
         if film:
             _film(job, look, Path(source), place, as_json)
-        elif source == "-" or not Path(source).is_dir():
-            _one(job, look, source, place, as_json)
+        elif not folder:
+            _one(job, look, source, io.BytesIO(piped) if source == "-" else Path(source), place, as_json)
         else:
             from impasto.folder import stylize_folder  # and with it rich: a single picture is there sooner
 
@@ -89,9 +92,8 @@ def _target(place: str, output: str | None, style: str, suffix: str | None) -> P
     return target
 
 
-def _one(job: Job, look: Look, source: str, output: str | None, as_json: bool) -> None:
+def _one(job: Job, look: Look, source: str, content: Path | io.BytesIO, output: str | None, as_json: bool) -> None:
     begun = time.perf_counter()
-    content: Path | io.BytesIO = io.BytesIO(sys.stdin.buffer.read()) if source == "-" else Path(source)
     target: Path | IO[bytes]
     if output == "-":
         target, suffix = sys.stdout.buffer, job.suffix or ".png"

@@ -45,12 +45,14 @@ def read_deep(
     exif: bytes,
     check_size: Callable[[int, int], None],
     opaque: bool = False,
+    orientation: int = 1,
 ) -> Picture:
     """Read what `is_deep`, or a TIFF of any kind, as uint16; `check_size` is asked before anything is decoded.
 
     `image_format` is what the file is: libvips would find out, but knows many more. Floats without a profile are
     linear light (scRGB), as libvips takes them; with one, they are in its coding, from 0 to 1. `opaque`: a fourth
-    channel is something else, as a scanner's infrared.
+    channel is something else, as a scanner's infrared. `orientation`, as of EXIF, is for what libvips does not find: a
+    PNG's after the pixels.
     """
     import pyvips
 
@@ -61,6 +63,9 @@ def read_deep(
         source.seek(0)
         image = getattr(pyvips.Image, f"{loader}_buffer")(source.read(), fail_on="truncated")
     check_size(image.width, image.height)  # which Pillow may have read otherwise
+    if orientation != 1 and not image.get_typeof("orientation"):
+        image = image.copy()
+        image.set_type(pyvips.GValue.gint_type, "orientation", orientation)
     image = image.autorot()
     profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else b""
     if profile and image.format == "float":

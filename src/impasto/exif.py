@@ -18,6 +18,15 @@ MAKER_NOTE = 0x927C  # of any length, in the camera's own format
 MOST_BYTES = 65533  # of a segment of JPEG
 
 
+def orientation(image: Image.Image) -> int:
+    """How a file says that its picture lies, 1 … 8 as EXIF counts; 1, upright, where it says nothing."""
+    try:
+        said = int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged metadata, as below
+        return 1
+    return said if 1 <= said <= 8 else 1
+
+
 def kept_exif(image: Image.Image) -> bytes:
     """Of a file's EXIF what may be carried on, packed; b"" where there is none, or it is damaged."""
     try:

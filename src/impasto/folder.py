@@ -7,9 +7,10 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,6 +26,7 @@ from impasto.video import is_video
 log = logging.getLogger("impasto")
 
 REPORT = "report.jsonl"
+REPORTS = "_report"  # a folder of stylize_many.py's
 NAME_BYTES = 255  # of a file, on all common file systems
 
 
@@ -34,7 +36,7 @@ def stylize_folder(
     """Every image under a folder, into the same places under the output; reading, painting and writing overlap.
 
     `outputs` are all styles' folders, and the one that they are in: inside the input folder, what is there is no input;
-    nor is what a report in a folder inside says was painted before.
+    nor is what was painted before, as `painted_below` knows.
     """
     place = default_output(folder, look.name) if output is None else Path(output)
     if place.is_file():
@@ -48,15 +50,15 @@ def stylize_folder(
     whole = folder.resolve()
     ours = [path for path in (Path(each).resolve() for each in outputs) if whole in path.parents]
     sources = [path for path in sources if not any(path.resolve().is_relative_to(each) for each in ours)]
-    painted = {path.parent: _painted_names(path) for path in inside if path.name == REPORT and path.parent != folder}
-    photos = [path for path in sources if not any(path.name in painted.get(each, ()) for each in path.parents)]
+    painted = painted_below(folder)
+    photos = [path for path in sources if painted(path) is None]
     if len(photos) < len(sources):
         log.info("left out: %d pictures painted before", len(sources) - len(photos))
     sources = photos
     if not sources:
         raise UserError(f"there are no images in {str(folder)!r} but those of output={str(place)!r}")
     targets = _targets(sources, folder, place, job.suffix)
-    inputs = {source.resolve() for source in sources}
+    inputs = {path.resolve() for path in (*sources, *([] if job.mask is None else [job.mask]))}
     if over := next((target for target in targets if target.resolve() in inputs), None):
         raise UserError(f"output={str(place)!r}: {str(over)!r} is one of the inputs, and would be written over")
     before = _done_before(place / REPORT, look.key)
@@ -82,6 +84,34 @@ def stylize_folder(
     log.info("Wrote %d images to %s%s", counts["done"], place, left)
     if counts["failed"]:
         raise UserError(f"{counts['failed']} of {len(sources)} images failed; {str(place / REPORT)!r} says why")
+
+
+def painted_below(folder: Path) -> Callable[[Path], Path | None]:
+    """Of an image at any depth, what tells that it was painted: a report in a folder inside `folder`; None for a photo.
+
+    stylize.py's report names what it has painted, stylize_many.py's is of the whole folder that it is in.
+    """
+
+    @cache
+    def names(place: Path) -> frozenset[str]:
+        report = place / REPORT
+        return frozenset(Path(record["output"]).name for record in _records(report) if record["status"] == "done")
+
+    @cache
+    def whole(place: Path) -> bool:
+        return (place / REPORTS).is_dir()
+
+    def painted(image: Path) -> Path | None:
+        for place in image.parents:
+            if place == folder:  # which may be one, as it is asked for
+                return None
+            if whole(place):
+                return place / REPORTS
+            if image.name in names(place):
+                return place / REPORT
+        return None
+
+    return painted
 
 
 @dataclass(frozen=True)
@@ -211,11 +241,6 @@ def _appended(report: Path) -> TextIO:
     if file.tell() and not report.read_bytes().endswith(b"\n"):
         file.write(b"\n")
     return io.TextIOWrapper(file, encoding="utf-8")
-
-
-def _painted_names(report: Path) -> set[str]:
-    """Names of the files that a report has as painted."""
-    return {Path(record["output"]).name for record in _records(report) if record["status"] == "done"}
 
 
 def _done_before(report: Path, key: str) -> dict[str, str]:

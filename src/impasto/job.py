@@ -164,7 +164,10 @@ def read_content(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | 
         if (count := count_frames(source, job.megapixels)) > 1:
             held = ", ".join(sorted(ANIMATED))
             log.warning("%s has %d frames, and only the first is painted: %s hold all", shown(source), count, held)
-        if not job.keep_metadata:
+    if not job.keep_metadata:
+        if isinstance(picture, Animation):
+            picture = picture.painted(lambda frame: replace(frame, exif=b""))
+        else:
             picture = replace(picture, exif=b"")
     size = picture.frames[0].size if isinstance(picture, Animation) else picture.size
     check_sides(shown(source), *result_size(job, shown(source), size), suffix)

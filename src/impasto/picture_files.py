@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from impasto.deep import DEEP, deep_bytes, is_deep, is_tiff, read_deep
 from impasto.errors import PictureError, UserError, one_line
-from impasto.exif import TIFF, kept_exif, with_exif
+from impasto.exif import TIFF, kept_exif, orientation, with_exif
 from impasto.files import whole_file
 from impasto.picture import SRGB, Picture, from_pil
 
@@ -61,7 +61,7 @@ def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
         with image:
             if is_deep(image):
                 opaque = image.format == "TIFF" and image.mode == "RGB"
-                return read_deep(source, str(image.format), kept_exif(image), check, opaque)
+                return read_deep(source, str(image.format), kept_exif(image), check, opaque, orientation(image))
             return from_pil(image)
 
 

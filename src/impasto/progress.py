@@ -16,5 +16,6 @@ class _Speed(ProgressColumn):
 
 def progress_bar(name: str, unit: str, quiet: bool) -> Progress:
     """A bar with a name, how many are done, how many `unit`s a second and the time left; nothing where `quiet`."""
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), _Speed(unit), TimeRemainingColumn())
+    shown = TextColumn(name.replace("{", "{{").replace("}", "}}"), markup=False)  # any file's name
+    columns = (shown, BarColumn(), MofNCompleteColumn(), _Speed(unit), TimeRemainingColumn())
     return Progress(*columns, transient=True, disable=quiet)

@@ -147,7 +147,7 @@ class Stylizer:
             stylized = self.engine(content)
         except MemoryError:
             smaller = f"size={max(width, height) // 2}"
-            mend = f"tile=512, or {smaller}" if isinstance(self.engine, TiledEngine) else smaller
+            mend = f"tile=512, or {smaller}" if self.tile is None and isinstance(self.engine, TiledEngine) else smaller
             raise UserError(
                 f"{width}×{height} px takes more memory than {self.engine.device} has: try {mend}"
             ) from None
@@ -157,9 +157,11 @@ class Stylizer:
 
     def _tile(self, height: int, width: int) -> int | None:
         """Side of the tiles, px; None or 0 for the whole at once."""
-        if self.tile is not None or not isinstance(self.engine, TiledEngine):
+        if not isinstance(self.engine, TiledEngine):
             return self.tile
-        return self.engine.choose_tile(height, width)
+        if self.tile is None:
+            return self.engine.choose_tile(height, width)
+        return self.tile if max(height, width) > self.tile else 0
 
     def _in_tiles(self, pixels: np.ndarray, tile: int) -> np.ndarray:
         if not isinstance(self.engine, TiledEngine):

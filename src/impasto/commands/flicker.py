@@ -55,6 +55,8 @@ def flicker(words: list[str]) -> None:
         values = [float(value) for value in options.smooth.split(",")]
     except ValueError:
         raise UserError(f"smooth={options.smooth} should be numbers with commas between them") from None
+    if options.size < 16:
+        raise UserError(f"size={options.size} should be at least 16 px")
     if options.frames < 2:
         raise UserError(f"frames={options.frames} should be at least 2")
     if find_spec("cv2") is None or find_spec("av") is None:
@@ -68,7 +70,8 @@ def flicker(words: list[str]) -> None:
 
     for value in values:
         check_smooth(value)
-    engine = Stylizer.load(options.ckpt, options.device, "float32").engine
+    exported = Path(options.ckpt).suffix in (".onnx", ".pt2")  # in a precision of its own
+    engine = Stylizer.load(options.ckpt, options.device, "auto" if exported else "float32").engine
     steady = [SteadyEngine(engine, value) for value in values]
     pictures = read_frames(Path(options.input), options.size, options.frames)
     contents = [np.ascontiguousarray(unit(picture.pixels).transpose(2, 0, 1)[None]) for picture in pictures]

@@ -133,6 +133,8 @@ def shares(workers: Workers, device: str) -> tuple[int, int, bool]:
     there = ray.cluster_resources()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
     on_gpu = device.startswith("cuda") or (device == "auto" and gpus > 0)
+    if on_gpu and not gpus:
+        raise UserError(f"device={device}: there is no GPU that Ray knows of; device=auto takes what there is")
     cores = workers.cores or (max(1, cpus // max(gpus, 1)) if on_gpu else 1)
     number = workers.number or (gpus if on_gpu else max(1, cpus // cores))
     if number * cores > cpus or (on_gpu and number > gpus):

@@ -114,8 +114,9 @@ class Painter:
             limit = f"max_megapixels={self.job.megapixels:g}"
             raise UserError(f"{entry.source!r} has {size / 1e9:.1f} GB, too many for {limit}")
         target = f"{self.output}/{entry.name}"
-        if storage.same(entry.source, target):
-            raise UserError(f"{entry.source!r} would be written over")
+        for read in (entry.source, *([] if self.job.mask is None else [str(self.job.mask)])):
+            if storage.same(read, target):
+                raise UserError(f"{read!r} would be written over")
         content = storage.read(entry.source) if version is None else None
         mark = hash64(entry.name, version or sha256(content or b"").hexdigest(), look.key)
         if is_marked(self.done, mark) and storage.exists(target):

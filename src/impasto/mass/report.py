@@ -11,9 +11,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from impasto.folder import REPORTS
 from impasto.job import json_line
 from impasto.mass import storage
-from impasto.mass.sources import FOLDER, hash64
+from impasto.mass.sources import hash64
 
 log = logging.getLogger("impasto")
 
@@ -27,7 +28,7 @@ class Report:
     """One run's records: lines of JSON, appended to a local file at once, else in whole parts every few seconds."""
 
     def __init__(self, output: str) -> None:
-        self.place = f"{output.rstrip('/')}/{FOLDER}"
+        self.place = f"{output.rstrip('/')}/{REPORTS}"
         self.stem = f"{self.place}/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
         self.lines: list[str] = []
         self.parts, self.written = 0, time.monotonic()
@@ -73,7 +74,7 @@ def done_before(output: str, field: str = "mark") -> np.ndarray:
 
 def _marks(output: str, field: str) -> Iterator[tuple[int, int]]:
     """Identity of the name, and the mark; half a line, of a run that was killed, is no line."""
-    for place in (name for name in storage.names(f"{output.rstrip('/')}/{FOLDER}") if name.endswith(".jsonl")):
+    for place in (name for name in storage.names(f"{output.rstrip('/')}/{REPORTS}") if name.endswith(".jsonl")):
         file_system, path = storage.locate(place)
         with file_system.open(path, "rb") as file:
             for line in file:

@@ -5,7 +5,6 @@ import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -15,11 +14,11 @@ import fsspec
 import numpy as np
 
 from impasto.errors import UserError, one_line
+from impasto.folder import REPORTS, painted_below
 from impasto.image import SUFFIXES, WRITABLE, find_images
 from impasto.mass import storage
 
 MANIFESTS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
-FOLDER = "_report"  # of what is done, below the output
 NAME_BYTES = 255  # of each part of a path, on all common file systems
 
 
@@ -74,7 +73,7 @@ class Source:
         if storage.is_local(place):
             names = _unpainted(Path(place))
         else:
-            names = (name for name in storage.walk(place, without=FOLDER) if _is_image(name))
+            names = (name for name in storage.walk(place, without=REPORTS) if _is_image(name))
         earlier = f"{output}/" if output.startswith(f"{place}/") else None
         for name in names:
             if earlier is None or not f"{place}/{name}".startswith(earlier):  # an earlier output is no input
@@ -112,18 +111,13 @@ class Source:
 
 
 def _unpainted(place: Path) -> Iterator[str]:
-    """Images at any depth, relative to the place, but for those in folders below that another run has painted."""
-
-    @cache
-    def painted(folder: Path) -> bool:
-        if folder == place:  # which may be one, as it is asked for
-            return False
-        if (folder / FOLDER).is_dir():
-            storage.tell_of_passing(str(folder), FOLDER)
-            return True
-        return painted(folder.parent)
-
-    return (path.relative_to(place).as_posix() for path in find_images(place) if not painted(path.parent))
+    """Images at any depth, relative to the place, but for those that another run has painted in folders below."""
+    painted = painted_below(place)
+    for path in find_images(place):
+        if (report := painted(path)) is None:
+            yield path.relative_to(place).as_posix()
+        else:
+            storage.tell_of_passing(str(report.parent), report.name)
 
 
 def _is_image(path: str) -> bool:

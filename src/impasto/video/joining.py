@@ -23,6 +23,7 @@ from impasto.video.encoding import Encoding
 from impasto.video.parts import Parts
 
 PRIMING = Fraction(1, 10)  # s, more than any encoder of sound needs
+QUICKTIME = "com.apple.quicktime."  # before the names of camera, place and date, in films of phones
 CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # of the input's file, not the film
 
 
@@ -43,14 +44,21 @@ def join(
             sound = _sound(source, sounds, trims=encoding.container in ("mp4", "mov"))
             streams = (_pictures(parts, count, times, last, encoding.time_base, pictures), sound)
             for packet in heapq.merge(*streams, key=_begin):
-                output.mux_one(packet)
+                try:
+                    output.mux_one(packet)
+                except ValueError as error:  # of FFmpeg; those of the disk are `OSError`
+                    raise UserError(f"{target.suffix} cannot hold this film ({error}): try output=….mkv") from None
 
 
 def _open(
     place: Path | io.BytesIO, source: InputContainer, encoding: Encoding, suffix: str, keep_metadata: bool
 ) -> tuple[OutputContainer, VideoStream, dict[int, AudioStream]]:
     """The output with its header written, its pictures, and by the input's index its sounds."""
-    options = {"movflags": "+faststart"} if encoding.container in ("mp4", "mov") else {}
+    options = {}
+    if encoding.container in ("mp4", "mov"):
+        options["movflags"] = "+faststart"
+        if keep_metadata and any(name.startswith(QUICKTIME) for name in source.metadata):
+            options["movflags"] += "+use_metadata_tags"  # else FFmpeg drops the keys that it has no place for
     file = place if isinstance(place, io.BytesIO) else os.fspath(place)
     output = av.open(file, "w", format=encoding.container, container_options=options)
     pictures = cast(VideoStream, output.add_stream(encoding.codec, rate=encoding.rate))
@@ -111,9 +119,11 @@ def _sound(source: InputContainer, sounds: dict[int, AudioStream], trims: bool) 
 
     What an edit list cuts away comes along where the output `trims`, by an edit list of its own, else only the packets
     right before the beginning, which the first of the rest are decoded with.
+    Times that repeat or step back, as recordings have, are moved on by a tick: containers take only those that rise.
     """
     if not sounds:
         return
+    before = dict[int, int]()
     packets = source.demux(*(source.streams[index] for index in sounds))
     while True:
         try:
@@ -123,7 +133,11 @@ def _sound(source: InputContainer, sounds: dict[int, AudioStream], trims: bool) 
         if not packet.size or packet.dts is None:
             continue
         if trims or not packet.is_discard or -PRIMING <= _begin(packet) < 0:
-            packet.stream = sounds[packet.stream_index]
+            index = packet.stream_index
+            packet.dts = max(packet.dts, before.get(index, packet.dts - 1) + 1)
+            packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
+            before[index] = packet.dts
+            packet.stream = sounds[index]
             yield packet
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from av.packet import Packet
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from impasto.files import whole_file, write_text
 from impasto.lock import LOCK, held
@@ -75,9 +75,9 @@ class Parts:
     def write(self, index: int, part: Part, memory: dict[str, np.ndarray]) -> None:
         """Keep a part, whole or not at all, and what the networks remember after it in the place of what was before."""
         with whole_file(self._memory_path(index)) as temporary:
-            save_file(memory, temporary)
+            temporary.write_bytes(save(memory))  # its own writer's error on a full disk is no OSError
         with whole_file(self._path(index)) as temporary:
-            save_file(vars(part), temporary)
+            temporary.write_bytes(save(vars(part)))
         self._memory_path(index - 1).unlink(missing_ok=True)  # frames in float32: parts are small beside them
 
     def read(self, index: int) -> Part:
