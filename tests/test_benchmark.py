@@ -1,5 +1,8 @@
+import inspect
 import json
 import logging
+import re
+import sys
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from impasto.benchmark.contestants import Learner, command, learner, textbook_gf
 from impasto.benchmark.measure import Contestant, alternate, machine, rows, table
 from impasto.benchmark.reference import ReferenceNet
 from impasto.benchmark.task import check_agreement
-from impasto.benchmark.tasks import rival
+from impasto.benchmark.tasks import TAKES, TASKS, rival
 from impasto.benchmark.tasks.scaling import growth
 from impasto.commands.benchmark import benchmark
 from impasto.errors import UserError
@@ -224,12 +227,29 @@ def test_without_the_rival_the_line_says_how_to_install_it(monkeypatch, tmp_path
         ),
         (["megapixels", "stylize=nowhere.py"], "there is no 'nowhere.py'"),
         (["train", "batch=2"], "did you mean 'batch_size'"),
+        (
+            ["stylize", "width=64"],
+            "width=64 changes nothing of stylize, which takes output, repeats, image_size,",
+        ),
     ],
 )
 def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         benchmark(words)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_options_are_those_that_a_task_reads(name):
+    code = inspect.getsource(sys.modules[TASKS[name].__module__])
+    read = set(re.findall(r"\boptions\.(\w+)", code)) | ({"stylize"} if "stylize_script(options)" in code else set())
+    assert read == set(TAKES[name])
+
+
+def test_a_plot_that_cannot_be_drawn_is_told_of_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("impasto.benchmark.plots.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"the plot takes matplotlib: pip install 'impasto\[benchmark\]'"):
+        benchmark(["quality", f"output={tmp_path}"])
 
 
 def test_a_gpu_is_named_only_where_it_was_measured(monkeypatch):

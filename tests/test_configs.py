@@ -1,5 +1,3 @@
-from datetime import datetime
-
 import pytest
 
 from impasto.commands.configuration import plain
@@ -12,7 +10,6 @@ from impasto.schedule import Schedule
 from .conftest import ROOT
 
 CONFIGS = ROOT / "configs"
-NOW = datetime(2026, 1, 4)
 GROUPS = [f"{path.parent.name}={path.stem}" for path in sorted(CONFIGS.glob("*/*.yaml"))]
 GIVEN = {"style=custom": ["style.image=a.jpg"], "data=folder": ["data.root=photos"], "vgg=file": ["vgg.path=vgg.pth"]}
 

@@ -51,7 +51,7 @@ def test_compiled_code_sees_what_it_takes_in_its_own_order_of_memory(margin):
     np.testing.assert_array_equal(engine(content), content)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3), (16, 16), (61, 70), (133, 250)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3), (16, 16), (61, 70), (133, 250), (400, 301)])
 @pytest.mark.parametrize("kind", ["package", "graph"])
 def test_all_engines_give_the_networks_picture(kind, size, request):
     net, path = request.getfixturevalue(kind)

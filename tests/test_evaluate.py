@@ -328,6 +328,16 @@ def test_photos_all_too_small_end_it(recorded, tmp_path):
         evaluate(CONFIGS, options)
 
 
+def test_similarity_is_measured_at_one_size_where_photos_allow(tmp_path):
+    for name, side in (("a", 40), ("b", 64), ("c", 90)):
+        noise_image(side + 20, side).save(tmp_path / f"{name}.png")
+    photos = sorted(tmp_path.glob("*.png"))
+    found = module._similarity(lambda photo: photo, module.HeldOut(photos), 64)
+    assert (found["photos"], found["short side"], found["ssim"]) == (2, 64, 1.0)
+    found = module._similarity(lambda photo: photo, module.HeldOut(photos), 100)  # as large as none
+    assert (found["photos"], found["short side"]) == (3, 40)
+
+
 def test_a_file_that_is_not_alexnet_is_not_loaded(tmp_path, monkeypatch):
     """Torchvision would execute it."""
 

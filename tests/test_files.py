@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import stat
 from contextlib import nullcontext
@@ -7,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from impasto.errors import UserError
-from impasto.files import check_place, whole_file
+from impasto.files import check_place, whole_file, write_text
 
 
 def test_a_whole_file_appears_with_ordinary_permissions(tmp_path):
@@ -26,6 +27,14 @@ def test_a_file_system_without_permissions_takes_files(tmp_path, monkeypatch):
     with whole_file(tmp_path / "a.txt") as temporary:
         temporary.write_text("whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+def test_names_that_are_no_utf_8_can_be_told_of(tmp_path):
+    """As those of photos from old archives, in a card."""
+    name = os.fsdecode(b"caf\xe9.jpg")
+    write_text(tmp_path / "a.json", json.dumps({"café": name}, ensure_ascii=False))
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{"café": "caf\\udce9.jpg"}'
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"café": name}
 
 
 def test_an_error_leaves_what_was_there(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import mmap
 import os
 import sys
@@ -5,6 +6,8 @@ import warnings
 
 import pytest
 
+from impasto.commands.fuzz import fuzz
+from impasto.errors import UserError
 from impasto.fuzz import hunt, trial
 from impasto.fuzz.trial import Limits, generated
 
@@ -110,3 +113,27 @@ def test_every_kind_of_finding_is_told_of_its_input(sound, tmp_path, monkeypatch
             assert (tmp_path / "place" / "found" / "1").read_bytes() == b"second"
     assert (seen[0], seen[2]) == ("read", "read")
     assert seen[1] in verdict.split("|")
+
+
+@pytest.mark.parametrize("word", ["workers=0", "seconds=0", "megabytes=-1"])
+def test_mistakes_are_one_line(word, tmp_path):
+    with pytest.raises(UserError, match=f"{word} should be at least 1"):
+        fuzz([word, f"output={tmp_path}"])
+
+
+def test_a_finding_is_kept_on_another_disk(tmp_path, monkeypatch):
+    """As where /tmp is one of its own."""
+
+    def outcomes(indices, seed, place, *rest):
+        (place / trial.FOUND).mkdir(parents=True)
+        (place / trial.FOUND / "0").write_bytes(b"input")
+        yield trial.Outcome(0, "a.png", "traceback", "why")
+
+    def rename(source, target, **_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(hunt, "outcomes", outcomes)
+    monkeypatch.setattr(os, "rename", rename)
+    hunt.hunt(0, 1, 0, tmp_path / "findings", 1, Limits())
+    assert (tmp_path / "findings" / "0-0-a.png").read_bytes() == b"input"
+    assert (tmp_path / "findings" / "0-0-a.png.txt").read_text() == "traceback\nwhy\n"

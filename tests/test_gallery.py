@@ -193,6 +193,25 @@ def test_words_of_one_run_are_no_gallerys(tmp_path, monkeypatch, words, line):
         train_gallery.train_gallery(ROOT, words)
 
 
+@pytest.mark.parametrize("flag", [["--config-dir", "mine"], ["--config-dir=mine"]])
+def test_a_gallery_with_configuration_of_ones_own_is_gone_on_with(tmp_path, monkeypatch, small_net, flag):
+    """Whichever way the folder is given; what is done is not begun again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    asked = {}
+    monkeypatch.setattr("impasto.multirun.run_all", lambda script, runs, places: asked.update(runs) or [])
+    words = ["styles=poppies", "schedule=quick", "data=bundled", "output=out", *flag]
+    train_gallery.train_gallery(ROOT, words)
+    (folder,) = asked
+    begun = [word for word in asked[folder] if word != "resume=true"]
+    folder.mkdir(parents=True)
+    (folder / "overrides.yaml").write_text(json.dumps(begun))
+    save_network(folder / "poppies.safetensors", small_net, {})
+    asked.clear()
+    train_gallery.train_gallery(ROOT, words)
+    assert not asked
+
+
 def test_a_style_ships_once():
     with pytest.raises(UserError, match="ship=true takes one strength and one stroke"):
         planned(GalleryOptions(strengths="1,2", ship=True))

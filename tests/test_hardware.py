@@ -1,6 +1,8 @@
 import pytest
+import torch
 
 from impasto import hardware
+from impasto.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -17,3 +19,15 @@ def test_gpus_are_named_among_those_that_we_see(monkeypatch, ours, wanted, their
     if ours:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ours)
     assert hardware.visible(wanted) == theirs
+
+
+def test_a_gpu_beyond_those_that_we_see_is_named(monkeypatch):
+    """As the machine's own numbers are, where a scheduler gave two of its GPUs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with pytest.raises(UserError, match="this process sees no GPU 2: of CUDA_VISIBLE_DEVICES=2,3 the first is 0"):
+        hardware.visible([2, 3])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert hardware.choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="device=cuda:2 was asked for, but the last GPU is cuda:1"):
+        hardware.choose_device("cuda:2")

@@ -111,7 +111,7 @@ def test_a_run_goes_on_with_more_or_fewer_ranks(words, runs, tmp_path, before, i
     [
         (
             "data.root={tmp_path}",
-            "rank 1 has 1 training photos, rank 0 11, not the same: data.root should hold the same",
+            "rank 1 has 1 photos, rank 0 16, not the same: data.root, and data.validation_root, should hold the same",
         ),
         ("resume={checkpoint}", "rank 1 stands at 18 images, rank 0 at 0: all nodes need to see the run folder"),
     ],

@@ -13,10 +13,10 @@ SCRIPT = """
 import json, os, signal, sys, time
 words = dict(word.split("=", 1) for word in sys.argv[1:])
 folder = words["hydra.run.dir"]
-os.makedirs(folder)
 start = time.monotonic()
 for wish in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(wish, lambda *_: (open(f"{folder}/saved", "w"), sys.exit(143)))
+os.makedirs(folder)
 print("training", words["style"])
 if words["style"] == "bad":
     sys.exit("error: bad")

@@ -68,7 +68,7 @@ def test_tasks_train_together_in_the_folder_of_the_job(cluster, tmp_path):
 @pytest.mark.parametrize(("status", "requeued"), [(143, True), (137, False), (1, False), (0, False)])
 def test_what_was_preempted_and_nothing_else_is_requeued(cluster, tmp_path, status, requeued):
     """SIGTERM comes to the tasks, two minutes early, and perhaps to the shell, which outlives them."""
-    task = f"#!/bin/sh\necho \"$SLURM_PROCID $@\" > told$SLURM_PROCID\ntrap 'kill $!; exit {status}' TERM\n"
+    task = f"#!/bin/sh\ntrap 'kill $!; exit {status}' TERM\necho \"$SLURM_PROCID $@\" > told$SLURM_PROCID\n"
     process = cluster("style=poppies", "style.name=two words", python=task + "sleep 10 & wait $!\n")
     while len(list(tmp_path.glob("told?"))) < 2 and process.poll() is None:
         time.sleep(0.02)

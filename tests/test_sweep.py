@@ -60,6 +60,15 @@ def test_names_keep_their_commas_and_runs_of_one_style_their_folders(started, tm
     ]
 
 
+def test_folders_with_a_comma_between_them_are_several(started, tmp_path):
+    for name in ("one", "two", "one,three"):
+        (tmp_path / name).mkdir()
+    runs = started("-m", "style=poppies", "data=folder", "data.root=one,two", "schedule=quick")
+    assert [words[0] for words in runs.values()] == ["data.root=one", "data.root=two"]
+    (words,) = started("-m", "style=poppies", "data=folder", "data.root=one,three", "schedule=quick").values()
+    assert "data.root=one,three" in words
+
+
 def test_paintings_with_a_comma_between_them_are_several(started, tmp_path):
     for name in ("a.jpg", "b, c.jpg", "d.jpg"):
         (tmp_path / name).touch()

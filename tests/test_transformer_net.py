@@ -125,7 +125,6 @@ def with_transposed_convolutions() -> nn.Module:
     for block in net.decoder[:2]:
         channels = block.conv.in_channels, block.conv.out_channels
         block.conv = nn.ConvTranspose2d(*channels, 3, stride=2, padding=1, output_padding=1)
-        block.upsample = 1
     return net
 
 

@@ -34,7 +34,7 @@ from impasto.models.vgg import TORCHVISION_URL, VGG19Features
 from impasto.rehearsal import Rehearsal
 
 PACKAGES = ("impasto", "torch", "torchvision", "pytorch-lightning")
-ALEXNET = "alexnet-owt-7be5be79.pth"  # which LPIPS stands on
+ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's, which LPIPS stands on
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,12 @@ def nearest_existing(path: Path) -> Path:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all. Raises `UserError` as `whole_file` does."""
+    """Write a text file in UTF-8, whole or not at all; a name's bytes that are none are written as JSON escapes them.
+
+    Raises `UserError` as `whole_file` does.
+    """
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def _sync_folder(folder: Path) -> None:

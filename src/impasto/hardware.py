@@ -43,7 +43,10 @@ def choose_device(device: str) -> torch.device:
     if not present[device.partition(":")[0]]:
         raise UserError(f"device={device} was asked for, but this machine has none; device=auto takes what there is")
     try:
-        return torch.device(device)
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"device={device} was asked for, but the last GPU is cuda:{torch.cuda.device_count() - 1}")
+        return chosen
     except RuntimeError:
         raise UserError(f"device={device} is none that torch knows: say device={device.partition(':')[0]}") from None
 
@@ -93,7 +96,12 @@ def cores() -> int:
 
 
 def visible(gpus: Sequence[int]) -> str:
-    """What CUDA_VISIBLE_DEVICES should say for a process that sees only these of the GPUs that we see."""
+    """What CUDA_VISIBLE_DEVICES should say for a process that sees only these of the GPUs that we see.
+
+    Raises `UserError` for one that we do not see.
+    """
     ours = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = ours.split(",") if ours else [str(gpu) for gpu in range(max(gpus) + 1)]
+    if beyond := [gpu for gpu in gpus if not 0 <= gpu < len(names)]:
+        raise UserError(f"this process sees no GPU {beyond[0]}: of CUDA_VISIBLE_DEVICES={ours} the first is 0")
     return ",".join(names[gpu] for gpu in gpus)

@@ -173,19 +173,22 @@ def learner(
 
 
 def stylize_pass(
-    *, kind: str, size: int, width: int = 32, file: str | None = None, on: str = "auto"
+    *, kind: str, size: int, width: int = 32, file: str | None = None, on: str | None = None
 ) -> Callable[[], np.ndarray]:
-    """One image of `size` squared: `reference`, or ours in a precision, of a `file` or untrained, `on` a device."""
+    """One image of `size` squared: `reference`, or ours in a precision, of a `file` or untrained, `on` a device.
+
+    Where none is named, all are where the reference is.
+    """
     torch.manual_seed(0)
+    on = on or best_device()
     net = TransformerNet(width).eval()
     content = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
     if kind == "reference":
-        device = best_device()
-        reference = ReferenceNet(width).take(net).eval().to(device)
+        reference = ReferenceNet(width).take(net).eval().to(on)
 
         def run() -> np.ndarray:
             with torch.no_grad():
-                return reference(torch.from_numpy(content).to(device)).cpu().numpy()
+                return reference(torch.from_numpy(content).to(on)).cpu().numpy()
 
         return run
     engine = load_engine(Path(file), on, kind) if file else EagerEngine(net, device=on, precision=kind)

@@ -1,19 +1,26 @@
 """The curves of the tasks that have some."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from impasto.errors import UserError
 
+PLOTTED = ("quality", "scaling", "megapixels")
+
+
+def check_plotting(name: str) -> None:
+    """Raise `UserError` for a task with curves where nothing can draw them: before it takes its half-hour."""
+    if name in PLOTTED and find_spec("matplotlib") is None:
+        raise UserError("the plot takes matplotlib: pip install 'impasto[benchmark]'")
+
 
 def plot(name: str, result: dict[str, Any], folder: Path) -> Path | None:
-    """Draw a task's curves, for the tasks that have some. Raises `UserError` without matplotlib."""
-    if name not in ("quality", "scaling", "megapixels"):
+    """Draw a task's curves, for the tasks that have some."""
+    if name not in PLOTTED:
         return None
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise UserError("the plot takes matplotlib: pip install 'impasto[benchmark]'") from None
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -21,7 +21,7 @@ Measure Impasto against a textbook implementation: same weights, same inputs, in
 
   output=DIR             where <task>.json, and plots, go; default: benchmark
   repeats=N              runs counted, after the warm-up; default: 5
-  image_size= batch_size= width=     px, images, channels; default: the task's
+  image_size= batch_size= width=     px, images, channels, of the tasks that take them; default: the task's
   style_size=320         px, the painting's short side in training
   images=N               of quality's reference; default: 4000
   megapixels=1,4,…       of megapixels, and tile=1024, px, as stylize.py takes it by itself where memory is scarce
@@ -34,14 +34,18 @@ Contestants run in processes of their own, as the allocator's set-up is part of 
 def benchmark(words: list[str]) -> None:
     """Run a task as the words say. Raises `UserError`."""
     from impasto.benchmark.measure import save
-    from impasto.benchmark.plots import plot
+    from impasto.benchmark.plots import check_plotting, plot
     from impasto.benchmark.task import Options
-    from impasto.benchmark.tasks import TASKS
+    from impasto.benchmark.tasks import TAKES, TASKS
 
     if not words or words[0] not in TASKS:
         hint = nearest(words[0], list(TASKS)) if words else ""
         raise UserError(f"what should be measured? one of {', '.join(TASKS)}{hint}; --help shows examples")
     options = cli.parse(words[1:], Options)
+    heeded = ("output", *TAKES[words[0]])
+    if vain := next((word for word in words[1:] if word.partition("=")[0] not in heeded), None):
+        raise UserError(f"{vain} changes nothing of {words[0]}, which takes {', '.join(heeded)}")
+    check_plotting(words[0])
     for key in ("repeats", "batch_size", "width", "style_size", "images"):
         if getattr(options, key) < 1:
             raise UserError(f"{key}={getattr(options, key)} should be at least 1")

@@ -21,8 +21,8 @@ Turn a training checkpoint into a file that stylizes.
   python scripts/export.py ckpt=starry_night.safetensors format=onnx output=starry_night.onnx
   python scripts/export.py ckpt=starry_night.safetensors format=pt2
 
-  ckpt=FILE                     a training checkpoint (.ckpt), an inference file (.safetensors), or a checkpoint of
-                                pytorch/examples' fast_neural_style (.pth, .pt, .model)
+  ckpt=FILE|NAME                a training checkpoint (.ckpt), an inference file (.safetensors), a checkpoint of
+                                pytorch/examples' fast_neural_style (.pth, .pt, .model), or a style as in stylize.py
   format=safetensors|onnx|pt2   default: safetensors; onnx takes: pip install 'impasto[onnx]'
   output=FILE                   default: <style>.<format> in the current folder
   device=auto|cpu|cuda          what pt2 is compiled for

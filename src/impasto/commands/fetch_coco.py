@@ -8,7 +8,7 @@ from impasto import cli
 USAGE = """
 Fetch COCO for python train.py data=coco: 118,287 photos to learn from, 5,000 to validate with.
 
-  python scripts/fetch_coco.py                              20 GB, 39 on the way
+  python scripts/fetch_coco.py                              21 GB, 39 on the way
   python scripts/fetch_coco.py pack=320                     training photos straight into a pack: 49 GB, 68 on the way
   python scripts/fetch_coco.py parts=train2014,val2017      what the paper learned from, for data=coco2014: 15 GB, 27
   python scripts/fetch_coco.py root=/big/disk/coco          then: train.py data=coco data.root=/big/disk/coco/train2017

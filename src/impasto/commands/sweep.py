@@ -13,6 +13,7 @@ from impasto.errors import UserError
 
 log = logging.getLogger("impasto")
 
+PATHS = ("style.image", "data.root", "data.validation_root", "vgg.path")
 NAME = 200  # letters, at most, of a folder's name that says what is swept
 
 
@@ -62,15 +63,15 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
 
 
 def _several(word: str) -> list[str]:
-    """A word for each value of style.image=FILE,FILE, where all are files, or of init=NAME,NAME; else none.
+    """A word for each value of init=NAME,NAME, or of PATH,PATH, where all are there; else none.
 
-    A file whose own name has the comma is one.
+    A file or folder whose own name has the comma is one.
     """
 
     def there(path: str) -> bool:
-        return Path(cli.at_home(path)).is_file()
+        return Path(cli.at_home(path)).exists()
 
     key, _, value = word.partition("=")
     values = value.split(",")
-    several = key == "init" or (key == "style.image" and all(map(there, values)))
+    several = key == "init" or (key in PATHS and all(map(there, values)))
     return [f"{key}={one}" for one in values] if several and len(values) > 1 and not there(value) else []

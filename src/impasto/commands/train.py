@@ -28,7 +28,9 @@ Train a network that paints any photo in the style of one painting.
   strength=S stroke=PX      of the style, default 1: 0.3 keeps more of the photo, 3 less; the painting's short side,
                             default 320: strokes as large as in a painting of this size
   preview=true              instead of training, a sheet of strengths and strokes for one photo, in two minutes
-  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.image_size= (px), data.batch_size= (per
+  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.validation_root=DIR (default: some of
+                            them, data.validation=), data.image_size= (px), data.min_scale= (smallest crop, share of
+                            the photo), data.colour=, data.patches= (share of flat crops), data.batch_size= (per
                             device; auto: the largest power of two that fits), data.pack=auto|true|false (decode once,
                             to data.packs=DIR), data.workers=, data.timeout= (s without training photos until it stops);
                             corrupt, tiny, grey and duplicate ones are left out, up to data.max_rejects=0.05 of them,
@@ -38,8 +40,8 @@ Train a network that paints any photo in the style of one painting.
   trainer=auto|cpu|gpu|ddp  trainer.devices= (torchrun and srun say how many themselves, on any number of nodes),
                             trainer.precision=, trainer.compile=auto|true|false, trainer.gradient_clip= (largest
                             norm; default: 30, of the papers' losses inf)
-  loss=default|johnson|gatys  terms relative to photos, or the papers' weights; loss.weights.…= (content, style, tv),
-                            loss.style_layers.relu1_1= …, loss.content_layers.relu4_2=
+  loss=default|johnson|gatys  terms relative to photos, or the papers' weights; loss.weights.…= (content, style, tv,
+                            grid), loss.style_layers.relu1_1= …, loss.content_layers.relu4_2=
   model=johnson|slim        slim: half the channels; model.width= (channels at full resolution), model.depth= (blocks)
   vgg=oxford|torchvision    or vgg=file vgg.path=FILE vgg.preprocessing=torchvision|caffe; vgg.pooling=max|average
   init=auto|random|FILE|NAME  weights to start from: of a style that ships (if it has this width and depth), none, or
@@ -81,7 +83,7 @@ def _train(config_dir: Path, words: list[str]) -> None:
         return
     for word in words:
         if word.partition("=")[0] not in LITERAL and len(combinations([word])) > 1:
-            raise UserError(f"{word} are several: python train.py -m {word} trains one after another")
+            raise UserError(f"{word} are several: python train.py -m {word} trains each")
     words = as_begun(config_dir, words)
     words = [*words, *choices_for_this_machine(words)]
     config = composed(config_dir, words)

@@ -24,7 +24,7 @@ FREE = ("trainer", "data.batch_size", "data.workers", "data.timeout", "data.pack
 CHOSEN = ("data", "schedule")  # by train.py, where no word does
 
 USAGE = f"""
-Train a gallery of styles: one at a time on a CPU, one per GPU where there are some. Go on by running it again.
+Train a gallery of styles: one per GPU, or as many at once as a CPU's cores permit. Go on by running it again.
 
   python scripts/train_gallery.py data=folder data.root=photos/ ship=true
   python scripts/train_gallery.py styles=poppies,night_cafe strengths=0.3,1,3 sheet=holiday/ schedule.images=250
@@ -81,14 +81,14 @@ def main(root: Path) -> None:
 def train_gallery(root: Path, words: list[str]) -> None:
     """Train what is missing, then score, ship and draw as asked for. Raises `UserError` naming the runs that failed."""
     from impasto.commands.configuration import plain
-    from impasto.commands.training_words import composed
+    from impasto.commands.training_words import composed, with_search_path
     from impasto.image import read_images
     from impasto.multirun import places_for, run_all  # torch takes seconds
     from impasto.resume import begun_with
 
     names = {field.name for field in fields(GalleryOptions)}
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
-    rest = [word for word in words if word.partition("=")[0] not in names]
+    rest = with_search_path([word for word in words if word.partition("=")[0] not in names])
     named = {word.partition("=")[0].lstrip("+"): word for word in rest}
     for key, plural in (
         ("strength", "strengths"),
@@ -185,6 +185,7 @@ def _ship(root: Path, runs: Sequence[Run], vgg: str | None) -> None:
     from impasto.assets import STYLES
     from impasto.checkpoint import load_network, save_network
     from impasto.commands.evaluate import EvaluateOptions, evaluate
+    from impasto.files import whole_file
 
     for run in runs:
         net, metadata = load_network(run.network)
@@ -195,5 +196,6 @@ def _ship(root: Path, runs: Sequence[Run], vgg: str | None) -> None:
             save_network(half, net.half(), kept)
             evaluate(root / "configs", EvaluateOptions(ckpt=str(half), output=str(half.parent), vgg=vgg))
         for name in (half.name, *(f"{run.style}{suffix}" for suffix in (".json", ".md", "_sheet.jpg"))):
-            shutil.copyfile(half.parent / name, STYLES / name)
+            with whole_file(STYLES / name) as temporary:  # every training and painting may start from it
+                shutil.copyfile(half.parent / name, temporary)
         log.info("Wrote %s", STYLES / half.name)

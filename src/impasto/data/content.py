@@ -221,7 +221,7 @@ def _check_that_ranks_agree(images_seen: int, photos: list[Path], world_size: in
         return
     names = hashlib.sha256("\n".join(map(str, photos)).encode(errors="surrogateescape")).hexdigest()
     ranks: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(ranks, (images_seen, len(photos), names))
+    torch.distributed.all_gather_object(ranks, (images_seen, len(set(photos)), names))
     for rank, (seen, count, theirs) in enumerate(ranks):
         if seen != ranks[0][0]:
             raise UserError(

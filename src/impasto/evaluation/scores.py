@@ -15,6 +15,7 @@ from torch import Tensor
 
 from impasto.benchmark.contestants import stylize_pass
 from impasto.benchmark.measure import Contestant, alternate, machine
+from impasto.diagnosis import ALEXNET
 from impasto.errors import UserError
 from impasto.evaluation.artefacts import Finding, artefacts, luminance
 from impasto.evaluation.contest import COMPARED, Contest, HeldOut, Plan
@@ -30,7 +31,6 @@ SUITE_SIZE = 384  # px, short side of the photos that the artefact suite sees
 SUITE_LEAST = 256  # px, short side: its crops and patches take so many
 SSIM_LEAST = 16  # px, short side: its window takes 11
 LPIPS_LEAST = 31  # px: AlexNet's
-ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's, which LPIPS stands on
 ALEXNET_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
 
 
@@ -100,11 +100,15 @@ def _means(compared: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, f
 
 
 def _similarity(network: Callable[[Tensor], Tensor], photos: HeldOut, short_side: int) -> dict[str, Any]:
-    """SSIM on luminance, and LPIPS where torchvision's AlexNet has been downloaded, to the photo at a `short_side`."""
+    """SSIM on luminance, and LPIPS where torchvision's AlexNet has been downloaded, to the photo at a `short_side`.
+
+    Both depend on it: smaller photos count only where none is as large, and then the least side is told.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure as structural_similarity
 
     pairs = []
-    for _, image in photos.at_least(SSIM_LEAST, 8, min, short_side)[0]:
+    large = photos.at_least(short_side, 8, min, short_side)[0]
+    for _, image in large or photos.at_least(SSIM_LEAST, 8, min, short_side)[0]:
         photo = to_tensor(image)
         pairs.append((photo, network(photo).cpu().float()))
     ssim: list[Any] = [
@@ -114,7 +118,8 @@ def _similarity(network: Callable[[Tensor], Tensor], photos: HeldOut, short_side
         return {"ssim": "skipped: the photos are too small", "photos": 0}
     value = round(mean(map(float, ssim)), 3)
     shown = "skipped: not a number" if isnan(value) else value
-    found: dict[str, Any] = {"ssim": shown, "photos": len(pairs), "short side": short_side}
+    found: dict[str, Any] = {"ssim": shown, "photos": len(pairs)}
+    found["short side"] = min(min(photo.shape[2:]) for photo, _ in pairs)
     pairs = [(photo, stylized) for photo, stylized in pairs if min(photo.shape[2:]) >= LPIPS_LEAST]
     if not pairs:
         return {**found, "lpips": f"skipped: no photo has {LPIPS_LEAST} px on its short side"}

@@ -1,5 +1,6 @@
 """Workers that try inputs, and a watch over them: a crash or a hang is told of the input that caused it."""
 
+import shutil
 import signal
 import tempfile
 from collections import Counter
@@ -40,7 +41,7 @@ def hunt(first: int, count: int, seed: int, output: Path, workers: int, limits: 
                 verdicts[Path(outcome.name).suffix, outcome.verdict] += 1
                 if not outcome.sound:
                     name = f"{seed}-{outcome.index}-{outcome.name}"
-                    (place / FOUND / str(outcome.index)).replace(output / name)
+                    shutil.move(place / FOUND / str(outcome.index), output / name)  # perhaps to another disk
                     (output / f"{name}.txt").write_text(f"{outcome.verdict}\n{outcome.detail}\n")
                 if stop.is_set():
                     return

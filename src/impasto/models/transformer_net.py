@@ -73,7 +73,7 @@ class TransformerNet(nn.Module):
     """
 
     multiple = 4  # two stride-2 convolutions
-    minimum = 16  # px: below, the 1 px reflection at quarter resolution has nothing to reflect
+    minimum = 16  # px, to which smaller ones are extended; the layers themselves take 8
 
     def __init__(self, width: int = 32, depth: int = 5, output: str = "tanh", margin: int = 0) -> None:
         super().__init__()

