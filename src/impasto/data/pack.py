@@ -20,7 +20,7 @@ from rich.filesize import decimal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from impasto.data.scan import GLANCE, Photo, Source, fingerprint, folder_key, lock_of, look
+from impasto.data.scan import Photo, Source, fingerprint, folder_key, lock_of, look
 from impasto.data.threads import in_order
 from impasto.errors import UserError
 from impasto.files import write_text
@@ -123,7 +123,7 @@ def _current(folder: Path, root: Path) -> PackedPhotos:
     """The pack in `folder`, whole and with all photos that can be read. Raises `UserError`."""
     packed = PackedPhotos(folder, root)
     for photo in packed.photos:
-        if photo.problem and not look(photo.name, root / photo.name, GLANCE)[0].problem:
+        if photo.problem and not look(photo.name, root / photo.name, packed.short_side)[0].problem:
             raise UserError(f"{str(root / photo.name)!r} could not be read for {str(folder)!r}, and can be now")
     return packed
 

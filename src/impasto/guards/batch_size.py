@@ -20,19 +20,8 @@ from impasto.resume import Resumed
 log = logging.getLogger("impasto")
 
 LARGEST = 64  # images: beyond, a style learns less from as many images, and no device is faster
-SIZES = (
-    64,
-    92,
-    128,
-    180,
-    256,
-    360,
-    512,
-    724,
-    1024,
-    1448,
-    2048,
-)  # px of an image; margins are added to the least
+# px of an image; margins are added to the least
+SIZES = (64, 92, 128, 180, 256, 360, 512, 724, 1024, 1448, 2048)
 SHARE = 0.75  # of the free memory: the run also has its loader, and other programs come and go
 FEW_STEPS = 500  # fewer make a poor network, whatever the batch
 
