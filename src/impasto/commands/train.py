@@ -28,10 +28,10 @@ Train a network that paints any photo in the style of one painting.
   strength=S stroke=PX      of the style, default 1: 0.3 keeps more of the photo, 3 less; the painting's short side,
                             default 320: strokes as large as in a painting of this size
   preview=true              instead of training, a sheet of strengths and strokes for one photo, in two minutes
-  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.validation_root=DIR, data.image_size= (px),
+  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.validation_root=DIR, data.image_size=,
                             data.batch_size= (per device; auto: the largest power of two that fits), data.pack=auto|true
-                            (decode once, to data.packs=DIR), data.workers=, data.timeout= (s without photos to learn
-                            from until it stops); corrupt, tiny, grey and duplicate ones are left out, up to
+                            |false (decode once, to data.packs=DIR), data.workers=, data.timeout= (s without photos to
+                            learn from until it stops); corrupt, tiny, grey and duplicate ones are left out, up to
                             data.max_rejects=0.05 of them, but for data.keep=grey,tiny,duplicate
   schedule=quick|full       8 to 13 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
