@@ -43,7 +43,9 @@ RECORDS = [
     {"init": {"images": "many"}},
     {"init": {"learned": {}}},
     {"init": {"learned": [1]}},
+    {"init": {"learned": [{"seed": "1"}]}},
     {"content": 5},
+    {"content": {"validation": -1}},
     {"schedule": {"images": []}},
 ]
 

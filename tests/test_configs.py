@@ -2,6 +2,7 @@ import pytest
 
 from impasto.commands.configuration import plain
 from impasto.commands.training_words import composed
+from impasto.data.photos import source_size
 from impasto.losses.perceptual import LossWeights
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import LAYERS, VGG19Features
@@ -41,6 +42,13 @@ def test_files_are_short_and_say_what_they_are(choice):
 def test_a_schedules_sizes_give_way_to_the_users():
     config = plain(composed(CONFIGS, ["style=starry_night", "schedule=full", "data.image_size=128"]))
     assert (config["data"]["image_size"], config["data"]["batch_size"]) == (128, 4)
+
+
+@pytest.mark.parametrize("schedule", ["quick", "full"])
+@pytest.mark.parametrize("data", ["coco", "coco2014"])
+def test_a_pack_of_320_px_does_for_coco_by_any_schedule(data, schedule):
+    photos = plain(composed(CONFIGS, ["style=starry_night", f"data={data}", f"schedule={schedule}"]))["data"]
+    assert source_size(photos["image_size"], photos["min_scale"]) == 320
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from impasto.assets import PHOTOS, STYLES, painting, provenance
 from impasto.checkpoint import load_network, save_network
 from impasto.commands.evaluate import EvaluateOptions, _objective, evaluate
+from impasto.data.content import ContentDataModule
+from impasto.data.scan import fingerprint
 from impasto.errors import UserError
 from impasto.evaluation import scores as module
 from impasto.image import find_images
@@ -150,6 +152,36 @@ def test_what_the_start_has_learned_from_is_not_held_out(tmp_path, small_net, re
     assert [path.name for path in scored["content"]] == HELD_OUT[:2]  # in both splits
     with pytest.raises(UserError, match="has learned from all photos that ship"):
         evaluate(CONFIGS, started_from([{**bundled, "seed": 1}], bundled))
+
+
+def test_the_folder_learned_from_is_judged_by_its_held_out_photos(tmp_path, small_net, recorded, scored, caplog):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(9):
+        noise_image(32, 32, seed).save(photos / f"{seed}.png")
+    data = ContentDataModule("mine", photos, 2, image_size=32, seed=7)
+    theirs = {"photos": 7, "sha256": fingerprint(data.training, photos, times=False)[:16]}
+    everything = {"photos": 9, "sha256": fingerprint(find_images(photos), photos, times=False)[:16]}
+    _, record = load_network(recorded)
+    record = {**{key: record[key] for key in ("style", "strength", "loss", "vgg")}, "seed": 7}
+    path = tmp_path / "mine.safetensors"
+    options = EvaluateOptions(ckpt=str(path), content=str(photos))
+
+    save_network(path, small_net, {**record, "content": {**theirs, "validation": 2}})
+    caplog.set_level("INFO", "impasto")
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, options)
+    assert scored["content"] == data.validation
+    assert "judged by the 2 photos that were held out" in caplog.text
+
+    save_network(path, small_net, {**record, "content": {**everything, "validation": 64}})  # by another folder's
+    with pytest.raises(UserError, match=f"has learned from all photos in content={photos}"):
+        evaluate(CONFIGS, options)
+
+    noise_image(32, 32, 9).save(photos / "9.png")  # it is another folder
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, options)
+    assert len(scored["content"]) == 10
 
 
 def test_a_peers_network_is_scored_as_it_paints(tmp_path, monkeypatch, scored):

@@ -21,6 +21,7 @@ from impasto.job import Job
 from impasto.mass import storage
 from impasto.mass.painting import Ledger, Painter, Verifier, check_mark
 from impasto.mass.report import Report, Summary, done_before
+from impasto.mass.run import _watched
 from impasto.mass.sources import Entry, Source, absolute, survey
 
 from .conftest import noise_image
@@ -231,6 +232,27 @@ def test_a_worker_paints_as_one_process_does(painter, photos, network_file, tmp_
         alone = {path.relative_to(tmp_path / "alone").as_posix(): path for path in (tmp_path / "alone").rglob("*.*")}
         assert written == {name: path.read_bytes() for name, path in alone.items() if name != REPORT}
     assert not list(tmp_path.rglob("*tmp*"))
+
+
+def test_what_a_worker_is_warned_of_is_in_its_records(painter, tmp_path, caplog):
+    half = noise_image(20, 16)
+    half.putalpha(128)
+    half.save(tmp_path / "half.png")
+    noise_image(20, 16).save(tmp_path / "whole.png")
+    noise_image(20, 16).save(tmp_path / "film.gif", save_all=True, append_images=[noise_image(20, 16, 1)])
+    rows = [{"input": f"{name}", "output": f"{name}.jpg"} for name in ("half.png", "whole.png", "film.gif")]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    records = given(painter(), Source(str(tmp_path / "list.jsonl"), str(tmp_path / "out")))
+    assert [record["status"] for record in records] == ["done"] * 3
+    half, film = str(tmp_path / "half.png"), str(tmp_path / "film.gif")
+    assert [record.get("warnings", []) for record in records] == [
+        [f"'{half}': .jpg has no transparency: it is laid over white"],
+        [],
+        [f"'{film}' has 2 frames, and only the first is painted: .gif, .png, .webp hold all"],
+    ]
+    caplog.clear()
+    assert list(_watched(iter([records]))) == [records]
+    assert caplog.messages == [*records[0]["warnings"], *records[2]["warnings"]]
 
 
 def test_the_input_is_never_written_over(painter, photos):

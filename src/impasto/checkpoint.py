@@ -61,13 +61,13 @@ def _is_record(record: Mapping[str, Any]) -> bool:
     parts = (record.get(key) or {} for key in ("style", "schedule", "content"))
     if not isinstance(init, dict) or not all(isinstance(part, dict) for part in parts):
         return False
-    schedule, learned = record.get("schedule") or {}, init.get("learned", [])
-    counts = (record.get("images_seen", 0), init.get("images", 0), schedule.get("images", 0))
-    return (
-        all(isinstance(count, int) and count >= 0 for count in counts)
-        and isinstance(learned, list)
-        and all(isinstance(data, dict) for data in learned)
-    )
+    learned = init.get("learned", [])
+    if not isinstance(learned, list) or not all(isinstance(data, dict) for data in learned):
+        return False
+    counts = [record.get("images_seen", 0), init.get("images", 0), (record.get("schedule") or {}).get("images", 0)]
+    for data in learned_in_all(record):
+        counts += [data.get("photos", 0), data.get("validation", 0), data.get("seed") or 0]
+    return all(isinstance(count, int) and count >= 0 for count in counts)
 
 
 def images_in_all(metadata: Mapping[str, Any]) -> int:

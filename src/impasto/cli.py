@@ -73,6 +73,13 @@ def parse(words: Sequence[str], options: type[Options]) -> Options:
     return OmegaConf.to_object(config)  # type: ignore[return-value]  # typed as Any container
 
 
+def check_counts(options: object, *names: str) -> None:
+    """Raise `UserError` where one of these numbers is below 1; None is left to the program."""
+    for name in names:
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UserError(f"{name}={value} should be at least 1")
+
+
 def literal(word: str, keys: Collection[str]) -> str:
     """Quote the value of `key=value` for Hydra where the key's value is a path or a name, to be taken as it is.
 

@@ -46,9 +46,7 @@ def benchmark(words: list[str]) -> None:
     if vain := next((word for word in words[1:] if word.partition("=")[0] not in heeded), None):
         raise UserError(f"{vain} changes nothing of {words[0]}, which takes {', '.join(heeded)}")
     check_plotting(words[0])
-    for key in ("repeats", "batch_size", "width", "style_size", "images"):
-        if getattr(options, key) < 1:
-            raise UserError(f"{key}={getattr(options, key)} should be at least 1")
+    cli.check_counts(options, "repeats", "batch_size", "width", "style_size", "images")
     if options.image_size is not None and (options.image_size < 16 or options.image_size % 4):
         raise UserError(f"image_size={options.image_size} should be a multiple of 4, 16 at least")
     folder = Path(options.output)

@@ -20,7 +20,8 @@ Score a network on photos that it has not learned from; writes a model card besi
   python scripts/evaluate.py ckpt=old.safetensors painting=starry_night
 
   ckpt=FILE|NAME        an inference file, a training checkpoint, or a style as in stylize.py
-  content=DIR           photos; default: those that ship (without the ones that the network learned from)
+  content=DIR           photos; default: those that ship; without those that the network learned from, where DIR is
+                        still the folder it was trained on
   sizes=256,512,1024    long sides (px); a photo smaller than a size is left out there, and said
   photos=6,3,2          how many photos at each size
   iterations=100        of the optimiser, at most; L-BFGS from noise, and from the photo
@@ -69,8 +70,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     sizes, photos = _numbers("sizes", options.sizes), _numbers("photos", options.photos)
     if len(sizes) != len(photos):
         raise UserError(f"photos={options.photos} should have as many numbers as sizes={options.sizes}")
-    if options.iterations < 1:
-        raise UserError(f"iterations={options.iterations} should be at least 1")
+    cli.check_counts(options, "iterations")
 
     from impasto.assets import STYLES, provenance
     from impasto.evaluation.card import check_card, write_card
@@ -173,7 +173,10 @@ def _painting(options: EvaluateOptions, metadata: dict[str, Any]) -> Path:
 
 
 def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
-    """The photos given, or those that ship and that the network has not learned from, the large ones first."""
+    """The photos given, or those that ship, the large ones first; without those that it is known to have learned from.
+
+    Raises `UserError` where these are all.
+    """
     from PIL import Image
 
     from impasto.assets import PHOTOS
@@ -182,7 +185,7 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
     from impasto.image import find_images
 
     if options.content is not None:
-        return find_images(options.content)
+        return _held_out(find_images(options.content), Path(options.content), learned_in_all(metadata))
     photos = shipped = find_images(PHOTOS)
     for learned in learned_in_all(metadata):
         if learned.get("name") == "bundled":
@@ -197,6 +200,27 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
             return max(image.size)
 
     return sorted(photos, key=lambda path: (-long_side(path), path.name))  # so that all sizes have the same
+
+
+def _held_out(photos: list[Path], root: Path, learned_from: list[dict[str, Any]]) -> list[Path]:
+    """Photos of a folder without those that were learned from, where a record is of this very folder.
+
+    Raises `UserError` where all were learned from.
+    """
+    from impasto.data.photos import split
+    from impasto.data.scan import fingerprint
+
+    left = photos
+    for learned in learned_from:
+        training, held_out = split(photos, learned.get("validation", 0), learned.get("seed") or 0)
+        for taken, others in ((training, held_out), (photos, [])):  # validated by its own, or by another folder's
+            if fingerprint(taken, root, times=False)[:16] == learned.get("sha256"):
+                left = [photo for photo in left if photo in others]
+    if not left:
+        raise UserError(f"the network has learned from all photos in content={root}: say others to judge it by")
+    if len(left) < len(photos):
+        log.info("The network has learned from content=%s: judged by the %d photos that were held out", root, len(left))
+    return left
 
 
 def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:

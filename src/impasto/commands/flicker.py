@@ -62,6 +62,7 @@ def flicker(words: list[str]) -> None:
     if find_spec("cv2") is None or find_spec("av") is None:
         raise UserError("measuring flicker takes two packages more: pip install 'impasto[video]'")
 
+    from impasto.engines import EXPORTED
     from impasto.evaluation.flicker import sharpness, warping_error
     from impasto.levels import unit
     from impasto.stylizer import Stylizer
@@ -70,8 +71,8 @@ def flicker(words: list[str]) -> None:
 
     for value in values:
         check_smooth(value)
-    exported = Path(options.ckpt).suffix in (".onnx", ".pt2")  # in a precision of its own
-    engine = Stylizer.load(options.ckpt, options.device, "auto" if exported else "float32").engine
+    precision = "auto" if Path(options.ckpt).suffix in EXPORTED else "float32"
+    engine = Stylizer.load(options.ckpt, options.device, precision).engine
     steady = [SteadyEngine(engine, value) for value in values]
     pictures = read_frames(Path(options.input), options.size, options.frames)
     contents = [np.ascontiguousarray(unit(picture.pixels).transpose(2, 0, 1)[None]) for picture in pictures]

@@ -48,9 +48,7 @@ def fuzz(words: list[str]) -> None:
     from impasto.fuzz.hunt import hunt
     from impasto.fuzz.trial import Limits
 
-    for key in ("workers", "seconds", "megabytes"):
-        if getattr(options, key) < 1:
-            raise UserError(f"{key}={getattr(options, key)} should be at least 1")
+    cli.check_counts(options, "workers", "seconds", "megabytes")
     limits = Limits(options.seconds, options.megabytes)
     verdicts = hunt(options.first, options.count, options.seed, Path(options.output), options.workers, limits)
     totals: Counter[str] = Counter()

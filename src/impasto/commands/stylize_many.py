@@ -37,7 +37,8 @@ tile, exact, device, precision as in stylize.py. URLs are those of fsspec: s3://
 and credentials where these look for them.
 
 Everything streams: a manifest can have any number of rows. Stopped or killed, it goes on with the same command. Records
-of all that was done or failed are in output/_report/*.jsonl; the exit status is 0 if every image has its picture.
+of all that was done or failed, and of warnings, are in output/_report/*.jsonl; the exit status is 0 if every image has
+its picture.
 """
 
 
@@ -62,9 +63,7 @@ def stylize_many(words: list[str]) -> None:
         raise UserError("output=… is missing: a folder, or the URL of one")
     if options.smooth != StylizeManyOptions.smooth:
         raise UserError("smooth= is of videos, which stylize.py takes one by one")
-    for name in ("workers", "cores", "batch"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise UserError(f"{name}={value} should be at least 1")
+    cli.check_counts(options, "workers", "cores", "batch")
 
     from impasto.image import check_suffix  # takes a while: mistakes above are answered at once
     from impasto.mass.cluster import Workers

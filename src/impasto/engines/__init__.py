@@ -13,6 +13,8 @@ from jaxtyping import Float32
 
 from impasto.errors import UserError
 
+EXPORTED = (".onnx", ".pt2")  # in one precision, each with an engine of its own
+
 
 class Engine(Protocol):
     """What stylizes: `metadata` is the record that its file carries; where and in what precision it runs.
@@ -47,7 +49,7 @@ def load_engine(path: Path, device: str = "auto", precision: str = "auto") -> En
 
     `device` is auto, cpu, cuda or mps; `precision` auto, float32 or bfloat16, where the file leaves it open.
     """
-    if path.suffix in (".onnx", ".pt2") and precision != "auto":
+    if path.suffix in EXPORTED and precision != "auto":
         raise UserError(f"precision={precision}: {str(path)!r} was exported in one; a .safetensors leaves it open")
     if path.suffix == ".onnx":
         from impasto.engines.onnx import OnnxEngine

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import platform
 import time
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from threading import Lock
+from threading import Lock, local
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,23 @@ class Ledger:
         self.begun.pop(work, None)
 
 
+class Heard(logging.Handler):
+    """Keeps what each thread is warned of: a worker has no terminal of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.here = local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning."""
+        self.here.lines = [*getattr(self.here, "lines", []), record.getMessage()]
+
+    def taken(self) -> list[str]:
+        """What this thread has been warned of since it asked the last time."""
+        lines, self.here.lines = getattr(self.here, "lines", []), []
+        return lines
+
+
 class Painter:
     """Paints batches of entries; any number of threads can call it, of which one at a time runs the network.
 
@@ -71,6 +89,8 @@ class Painter:
         self.name = f"{platform.node()}:{os.getpid()}"
         self.painting = Lock()
         self.look: Look | None = None
+        self.heard = Heard()
+        logging.getLogger("impasto").addHandler(self.heard)
         try:
             (self.look,) = looks(job, networks)
         except UserError as error:  # which would kill the worker, and those after it
@@ -106,6 +126,8 @@ class Painter:
             record |= {"status": "failed", "error": f"{entry.source!r}: {type(error).__name__}: {one_line(error)}"}
         if careful:
             self.ledger.end(entry.identity)
+        if warnings := [line.replace("the stream", repr(entry.source)) for line in self.heard.taken()]:
+            record["warnings"] = [line if entry.source in line else f"{entry.source!r}: {line}" for line in warnings]
         return record
 
     def _painted(self, look: Look, entry: Entry) -> dict[str, Any]:

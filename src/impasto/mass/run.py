@@ -23,7 +23,7 @@ log = logging.getLogger("impasto")
 
 STORE_BYTES = 128 << 20  # of Ray's shared memory: only names pass through it, and what is done
 HOPELESS = 100  # pictures in a row that storage refuses, after which the rest is not tried
-TOLD = 10  # failures that are told at once; the report has all
+TOLD = 10  # failures, and pictures with warnings, that are told at once; the report has all
 CALLS = 2  # batches that a worker has in hand: one is painted while another is read or written
 
 
@@ -57,8 +57,11 @@ def stylize_many(
 
 
 def _watched(batches: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
-    """The same; the first failures are told, and too many of the storage's in a row end it all with a `UserError`."""
-    told = hopeless = 0
+    """The same; the first failures and warnings are told.
+
+    Too many failures of the storage's in a row end it all with a `UserError`.
+    """
+    told = warned = hopeless = 0
     for records in batches:
         yield records
         for record in (record for record in records if record["status"] != "skipped"):
@@ -68,6 +71,9 @@ def _watched(batches: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str,
             if "error" in record and told < TOLD:
                 log.warning("skipped: %s", record["error"])
                 told += 1
+            if "warnings" in record and warned < TOLD:
+                log.warning("%s", "; ".join(record["warnings"]))
+                warned += 1
 
 
 def _tell(summary: Summary, report: Report, as_json: bool) -> None:
