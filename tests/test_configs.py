@@ -44,6 +44,19 @@ def test_a_schedules_sizes_give_way_to_the_users():
     assert (config["data"]["image_size"], config["data"]["batch_size"]) == (128, 4)
 
 
+@pytest.mark.parametrize(
+    ("word", "changes"),
+    [
+        ("loss.style_layers.relu1_2=0.5", {"relu1_2": 0.5}),
+        ("loss.style_layers={relu1_1: 2, relu3_3: 1}", {"relu1_1": 2, "relu3_3": 1}),
+        ("+loss.style_layers.relu1_2=3", {"relu1_2": 3}),
+    ],
+)
+def test_any_layer_of_vgg_can_have_a_weight(word, changes):
+    before, after = (plain(composed(CONFIGS, ["style=poppies", *more]))["loss"] for more in ([], [word]))
+    assert after == {**before, "style_layers": {**before["style_layers"], **changes}}
+
+
 @pytest.mark.parametrize("schedule", ["quick", "full"])
 @pytest.mark.parametrize("data", ["coco", "coco2014"])
 def test_a_pack_of_320_px_does_for_coco_by_any_schedule(data, schedule):
@@ -53,7 +66,12 @@ def test_a_pack_of_320_px_does_for_coco_by_any_schedule(data, schedule):
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("my.jpg", "my"), ("a b/My painting (1), ü=x.png", "My_painting_1_ü_x"), ("'.png", "style")],
+    [
+        ("my.jpg", "my"),
+        ("a b/My painting (1), ü=x.png", "My_painting_1_ü_x"),
+        ("'.png", "style"),
+        (f"{'夜' * 80}.png", "夜" * 60),
+    ],
 )
 def test_a_painting_names_its_style(path, name):
     config = composed(CONFIGS, [f"style.image={path}"])

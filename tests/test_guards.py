@@ -22,6 +22,7 @@ from impasto.guards import batch_size, disk, loader
 from impasto.guards.batch_size import Fit, candidates, climb
 from impasto.guards.collapse import Collapse
 from impasto.guards.divergence import LOWERED, RETURNS, WINDOW, Divergence
+from impasto.machine import TOGETHER
 from impasto.module import StyleTransferModule
 from impasto.resume import Resumed, find
 
@@ -462,15 +463,16 @@ def test_auto_is_not_for_ranks_that_somebody_has_started(monkeypatch):
 
 
 def test_auto_is_measured_once_for_all_ranks(main, monkeypatch, caplog):
-    """Those of a CPU share its memory."""
+    """Those of a CPU share its memory, with the other runs of a sweep."""
     asked, launched = [], []
+    monkeypatch.setenv(TOGETHER, "3")
     fit = Fit(4, 32, 10**9, 2 * 10**9)
     monkeypatch.setattr(batch_size, "largest_fit", lambda *words: asked.append(words[1:]) or fit)
     monkeypatch.setattr(launcher, "launch", lambda command, ranks, options: launched.append((command, ranks)))
     caplog.set_level(logging.INFO, "impasto")
     main("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=auto", "schedule.images=32")
     ((command, count),) = launched
-    assert (asked, count, command[-2]) == ([(64, 2)], 2, "data.batch_size=4")
+    assert (asked, count, command[-2]) == ([(64, "cpu", 6)], 2, "data.batch_size=4")
     assert "schedule.images=32: 4 steps" in caplog.text
     assert compose(ROOT / "configs", "train", command[1:]).data.batch_size == 4
 
@@ -489,7 +491,7 @@ def test_out_of_memory_names_what_fits(main, monkeypatch, fit, line):
 
     asked = []
     monkeypatch.setattr(StyleTransferModule, "training_step", training_step)
-    monkeypatch.setattr(batch_size, "largest_fit", lambda config, largest: asked.append(largest) or fit)
+    monkeypatch.setattr(batch_size, "largest_fit", lambda config, largest, device: asked.append(largest) or fit)
     with pytest.raises(UserError) as error:
         main("data.batch_size=8", "schedule.images=64")
     assert f"data.batch_size=8 at data.image_size=32 takes more memory than there is: {line.split(': ')[-1]}" in str(

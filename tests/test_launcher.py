@@ -224,7 +224,7 @@ def test_a_mistake_of_all_ranks_or_one_is_told_once(tmp_path, mistaken, told):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGKILL, -9)])
 def test_ranks_end_with_their_launcher(tmp_path, how, code):
     (tmp_path / "rank.py").write_text(RANK)
     process = subprocess.Popen([sys.executable, str(tmp_path / "rank.py"), str(tmp_path)])
@@ -238,6 +238,24 @@ def test_ranks_end_with_their_launcher(tmp_path, how, code):
     while any(status(pid) not in ("", "Z") for pid in both.values()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(status(pid) not in ("", "Z") for pid in both.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
+def test_a_terminal_may_close_where_nohup_has_started_all(tmp_path):
+    (tmp_path / "rank.py").write_text(RANK)
+    process = subprocess.Popen(
+        ["nohup", sys.executable, str(tmp_path / "rank.py"), str(tmp_path)], stderr=subprocess.DEVNULL
+    )
+    while len(list(tmp_path.glob("ready?"))) < 2 and process.poll() is None:
+        time.sleep(0.05)
+    everyone = [process.pid, *ranks_of(process.pid).values()]
+    for pid in everyone:
+        os.kill(pid, signal.SIGHUP)
+    time.sleep(1)
+    assert process.poll() is None
+    assert all(status(pid) not in ("", "Z") for pid in everyone)
+    process.terminate()
+    assert process.wait(20) == 143
 
 
 def test_what_others_died_of_is_told_if_nobody_ends_us(monkeypatch):

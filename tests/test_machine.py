@@ -11,7 +11,8 @@ OPTIONS = {"devices": "auto", "accelerator": "cpu", "precision": "auto"}
 @pytest.fixture
 def environment(monkeypatch):
     """Set variables, having removed what torchrun or Slurm may have set for the tests themselves."""
-    for name in [*ranks.torchrun(0, 1), *ranks.srun(0, 1), "SLURM_NTASKS_PER_NODE", "MASTER_PORT", "OMP_NUM_THREADS"]:
+    others = ("SLURM_NTASKS_PER_NODE", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "MASTER_PORT", "OMP_NUM_THREADS")
+    for name in [*ranks.torchrun(0, 1), *ranks.srun(0, 1), *others]:
         monkeypatch.setenv(name, "")  # so that it is put back, whatever the test sets
         monkeypatch.delenv(name)
 
@@ -73,9 +74,9 @@ def test_devices_that_contradict_the_launcher_get_a_word(environment, caplog, de
     assert ("has no say: torchrun started 2 processes on each of 1 nodes" in caplog.text) == said
 
 
-@pytest.mark.parametrize("job", [{}, ranks.srun(0, 1)])
+@pytest.mark.parametrize("job", [{}, ranks.srun(0, 1), {**ranks.srun(0, 4), "SLURM_STEP_NUM_TASKS": "1"}])
 def test_otherwise_the_configuration_does(environment, job):
-    """Also in a job of Slurm's with one task, whose requeuing Lightning would take over."""
+    """Also in a job of Slurm's with one task, whose requeuing Lightning would take over, and in a shell in one."""
     environment(job)
     assert machine.started_by() is None
     assert machine.rank() == 0
@@ -101,6 +102,20 @@ def test_tasks_on_a_node_share_its_cores(environment, monkeypatch, variables, ex
     monkeypatch.setattr(machine.torch, "set_num_threads", threads.append)
     machine.share_cores()
     assert threads == ([] if expected is None else [expected])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, "cuda"), ({"devices": 2}, "cuda"), ({"devices": [3, 1]}, "cuda:3"), ({"accelerator": "cpu"}, "cpu")],
+)
+def test_memory_is_measured_where_the_run_will_be(monkeypatch, changes, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert machine.first_device({"devices": "auto", "accelerator": "auto", **changes}) == expected
+
+
+def test_gpus_are_numbers():
+    with pytest.raises(UserError, match=r"trainer.devices=\['a', 'b'\] should be numbers of GPUs, as in \[0,1\]"):
+        machine.count_devices(["a", "b"], "gpu")
 
 
 @pytest.mark.parametrize(("devices", "expected"), [(2, 2), ([1, 3, 5], 3), ("auto", 1), (-1, 1)])

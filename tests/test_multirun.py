@@ -8,6 +8,7 @@ import time
 import pytest
 
 from impasto import multirun
+from impasto.machine import TOGETHER
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -56,14 +57,14 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr(multirun, "cores", lambda: 18)
     assert multirun.places() == [{"CUDA_VISIBLE_DEVICES": "6"}, {"CUDA_VISIBLE_DEVICES": "7"}]
-    assert multirun.places(on_cpu=True) == [{"OMP_NUM_THREADS": "4"}] * 4
+    assert multirun.places(on_cpu=True) == [{"OMP_NUM_THREADS": "4", TOGETHER: "4"}] * 4
     whole = {"strategy": "auto", "devices": "auto", "accelerator": "auto"}
     for changes, room in (({}, 2), ({"accelerator": "cpu"}, 4), ({"devices": 2}, 1), ({"strategy": "ddp"}, 1)):
         assert len(multirun.places_for({**whole, **changes})) == room
     assert multirun.places_for({**whole, "devices": 2}) == [{}]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(multirun, "cores", lambda: 2)
-    assert multirun.places() == [{"OMP_NUM_THREADS": "2"}]
+    assert multirun.places() == [{"OMP_NUM_THREADS": "2", TOGETHER: "1"}]
 
 
 @pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])

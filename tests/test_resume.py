@@ -2,6 +2,7 @@ import logging
 import subprocess
 import sys
 import zipfile
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -68,7 +69,13 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(run_dir, caplog, dama
 
 
 @pytest.mark.parametrize(
-    ("error", "line"), [(OSError(5, "Input/output error"), "Input/output error"), (MemoryError(), "more memory than")]
+    ("error", "line"),
+    [
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (MemoryError(), "more memory than"),
+        (RuntimeError("unable to mmap 9 bytes from file <a>: Cannot allocate memory (12)"), "more memory than"),
+        (RuntimeError("unable to mmap 9 bytes from file <a>: No such device (19)"), "No such device"),
+    ],
 )
 def test_a_system_that_fails_sets_nothing_aside(run_dir, monkeypatch, error, line):
     before = checkpoints(run_dir)
@@ -77,6 +84,17 @@ def test_a_system_that_fails_sets_nothing_aside(run_dir, monkeypatch, error, lin
         raise error
 
     monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UserError, match=f"000000024.ckpt' cannot be read: .*{line}"):
+        find("true", run_dir)
+    assert checkpoints(run_dir) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "line"), [(OSError(5, "Input/output error"), "Input/output"), (MemoryError(), "more")]
+)
+def test_sums_that_cannot_be_compared_set_nothing_aside(run_dir, monkeypatch, error, line):
+    before = checkpoints(run_dir)
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", Mock(side_effect=error))
     with pytest.raises(UserError, match=f"000000024.ckpt' cannot be read: .*{line}"):
         find("true", run_dir)
     assert checkpoints(run_dir) == before

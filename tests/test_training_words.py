@@ -1,9 +1,10 @@
 import os
 from datetime import datetime
 
+import pytest
 import yaml
 
-from impasto.commands.training_words import as_begun, composed, run_dir
+from impasto.commands.training_words import as_begun, composed, run_dir, trainer_of
 
 from .conftest import ROOT
 
@@ -24,8 +25,8 @@ def test_the_default_run_folder_is_the_one_to_go_on_from(tmp_path, monkeypatch):
     assert run_dir(NOW, "night", "true") == "runs/night/2026-01-02"
     ckpt = "runs/night/2026-01-01/checkpoints/000000008.ckpt"
     assert run_dir(NOW, "night", ckpt) == run_dir(NOW, "night", "runs/night/2026-01-01") == "runs/night/2026-01-01"
-    assert run_dir(NOW, "night", "false") == "runs/night/2026-01-04_00-00-00"
-    assert composed(CONFIGS, ["style=night_cafe"], NOW).hydra.run.dir == "runs/night_cafe/2026-01-04_00-00-00"
+    assert run_dir(NOW, "night", "false") == "runs/night/2026-01-04_00-00-00-000000"
+    assert composed(CONFIGS, ["style=night_cafe"], NOW).hydra.run.dir == "runs/night_cafe/2026-01-04_00-00-00-000000"
 
 
 def test_words_given_now_end_what_was_said_of_others(tmp_path, monkeypatch):
@@ -43,3 +44,24 @@ def test_words_given_now_end_what_was_said_of_others(tmp_path, monkeypatch):
     assert words("data=bundled") == ["schedule.images=300", "schedule=quick"]
     assert words("data.root=others") == ["data.image_size=96", "schedule.images=300", "schedule=quick"]
     assert words("schedule=full") == ["data.image_size=96", "data.root=photos", "data=folder"]
+
+
+@pytest.mark.parametrize("where", [["hydra.run.dir={run}"], ["style.image=mine.jpg", "data=folder"]])
+def test_what_a_run_was_begun_with_need_not_be_said_again(tmp_path, monkeypatch, where):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "mine" / "first"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "000000008.ckpt").touch()
+    begun = ["style.image=mine.jpg", "data=folder", "data.root=photos"]
+    (run / "overrides.yaml").write_text(yaml.safe_dump(begun))
+    words = as_begun(CONFIGS, [*(word.format(run=run) for word in where), "resume=true"])
+    assert set(words) >= set(begun)
+    assert composed(CONFIGS, words).hydra.run.dir in (str(run), "runs/mine/first")
+
+
+def test_a_run_is_placed_as_it_was_begun(tmp_path):
+    assert trainer_of(CONFIGS, tmp_path / "new", ["style=poppies"])["devices"] == "auto"
+    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(["trainer=ddp", "trainer.devices=2", "seed=3"]))
+    begun = trainer_of(CONFIGS, tmp_path, ["style=poppies"])
+    assert (begun["devices"], begun["strategy"]) == (2, "ddp")
+    assert trainer_of(CONFIGS, tmp_path, ["style=poppies", "trainer.devices=4"])["devices"] == 4

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from impasto.errors import UnreadableError, UserError, one_line
+from impasto.memory import is_shortage
 
 
 def load_archive(path: str | os.PathLike[str]) -> Any:
@@ -35,9 +36,11 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
         if error.errno == errno.EINVAL:  # torch has looked beyond the end
             raise UserError(f"{shown} is damaged: its end is missing") from None
         raise UnreadableError(f"{shown} cannot be read: {error.strerror or error}") from None
-    except MemoryError:
-        raise UnreadableError(f"{shown} cannot be read: it takes more memory than there is") from None
-    except Exception:  # no common base, and torch's texts advise to execute the file
+    except Exception as error:  # no common base, and torch's texts advise to execute the file
+        if isinstance(error, MemoryError) or is_shortage(error):
+            raise UnreadableError(f"{shown} cannot be read: it takes more memory than there is") from None
+        if "unable to mmap" in str(error):  # which not every file system does
+            raise UnreadableError(f"{shown} cannot be read: {one_line(error)}") from None
         raise UserError(f"{shown} is damaged, or holds more than weights: nothing in it is executed") from None
 
 
@@ -58,11 +61,18 @@ def check_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> N
 
 
 def check_sums(path: Path) -> None:
-    """Raise `UserError` where the bytes of an archive are not those that were written: torch itself does not look."""
+    """Raise `UserError` where the bytes of an archive are not those that were written: torch itself does not look.
+
+    Raises `UnreadableError` where the system or the memory fails.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
+    except MemoryError:
+        raise UnreadableError(f"{str(path)!r} cannot be read: it takes more memory than there is") from None
     except Exception as error:  # of zipfile and zlib: no common base
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a look beyond the end
+            raise UnreadableError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
         part = one_line(error)
     if part is not None:
         raise UserError(f"{str(path)!r} is damaged: its checksums are wrong, first in {one_line(part)}")

@@ -16,6 +16,8 @@ from impasto.hardware import cores, visible
 from impasto.machine import count_devices, rank, started_by
 
 GRACE = 3.0  # seconds in which the launcher ends the ranks that wait, once one has ended
+PATIENCE = "120"  # seconds in which ranks that are asked to stop can end their steps and save; from torch 2.12 or so on
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")  # that the launcher passes on to the ranks
 
 
 def ranks_to_launch(options: dict[str, Any]) -> int:
@@ -27,7 +29,7 @@ def ranks_to_launch(options: dict[str, Any]) -> int:
 def launch(command: Sequence[str], ranks: int, options: dict[str, Any]) -> None:
     """Run a Python script with its arguments as so many ranks on this machine.
 
-    A rank that ends badly ends the others, SIGTERM and Ctrl-C are passed on, and a rank's status becomes ours.
+    A rank that ends badly ends the others, signals to stop are passed on, and a rank's status becomes ours.
     Raises `UserError` for a rank that was killed.
     """
     logging.disable()  # torchrun's pages about a rank that failed: it has told why in one line
@@ -45,6 +47,10 @@ def _launch(command: Sequence[str], ranks: int, options: dict[str, Any]) -> None
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ranks)))
     if isinstance(options["devices"], list):
         os.environ["CUDA_VISIBLE_DEVICES"] = visible(options["devices"])
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", PATIENCE)
+    # what is ignored stays so, for the ranks as well: nohup, and jobs in the background of a shell
+    known = [name for name in SIGNALS if hasattr(signal, name)]
+    heeded = [name for name in known if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=1,
@@ -55,6 +61,7 @@ def _launch(command: Sequence[str], ranks: int, options: dict[str, Any]) -> None
             rdzv_endpoint="localhost:0",  # a free port, whatever other jobs there are
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
+            signals_to_handle=",".join(heeded),
         )
         try:
             elastic_launch(config, sys.executable)(*command)

@@ -14,6 +14,7 @@ log = logging.getLogger("impasto")
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # the weights are float32 in all of them
+TOGETHER = "IMPASTO_RUNS_TOGETHER"  # environment: how many runs share this machine's processors and memory
 COMPILE_FROM = 50_000  # images on a GPU: below, a cold compilation costs more than it saves, by estimate
 
 
@@ -21,7 +22,12 @@ def started_by() -> str | None:
     """`torchrun` or `srun`, where one of them started this process as one of several ranks."""
     if "TORCHELASTIC_RUN_ID" in os.environ:  # first, as torchrun may run under srun
         return "torchrun"
-    return "srun" if int(os.environ.get("SLURM_NTASKS", 1)) > 1 else None
+    return "srun" if _tasks() > 1 else None
+
+
+def _tasks() -> int:
+    """Slurm's tasks of this step: an interactive shell is a step of one, whatever its job has."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1)
 
 
 def rank() -> int:
@@ -56,7 +62,7 @@ def placement(options: dict[str, Any]) -> tuple[Any, int, Any]:
 
 
 def _tasks_per_node() -> tuple[int, int]:
-    tasks, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", 1))
+    tasks, nodes = _tasks(), int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES") or 1)
     if tasks % nodes:
         raise UserError(f"srun has {tasks} tasks on {nodes} nodes: --ntasks-per-node spreads them evenly")
     if "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ:
@@ -93,6 +99,8 @@ def count_devices(devices: Any, accelerator: str) -> int:
     if devices in ([], 0):
         raise UserError(f"trainer.devices={devices} should be a number from 1 on, a list of GPUs, auto or -1")
     if isinstance(devices, list):
+        if not all(type(gpu) is int for gpu in devices):
+            raise UserError(f"trainer.devices={devices} should be numbers of GPUs, as in [0,1]")
         return len(devices)
     if isinstance(devices, int) and devices > 0:
         return devices
@@ -140,6 +148,12 @@ def worth_compiling(options: dict[str, Any], images: int) -> bool:
     kept = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(pooch.os_cache("impasto") / "compiled"))
     log.info("Compiling: a minute or two, less the next time: kept in %s", kept)
     return True
+
+
+def first_device(options: dict[str, Any]) -> str:
+    """The device, or the first of those, that a run will take which is not yet placed on them."""
+    kind, devices = device_type(options), options["devices"]
+    return f"{kind}:{devices[0]}" if kind == "cuda" and isinstance(devices, list) and devices else kind
 
 
 def device_type(options: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from impasto.hardware import cores, visible
+from impasto.machine import TOGETHER
 from impasto.stopping import NAMES
 
 log = logging.getLogger("impasto")
@@ -28,7 +29,7 @@ def places(on_cpu: bool = False) -> list[dict[str, str]]:
         return [{"CUDA_VISIBLE_DEVICES": visible([gpu])} for gpu in range(count)]
     count = max(1, cores() // CORES)
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores() // count)}
-    return [threads] * count
+    return [{**threads, TOGETHER: str(count)}] * count
 
 
 def places_for(trainer: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ from impasto.errors import UserError
 from impasto.hardware import choose_device, takes_bfloat16
 from impasto.image import find_images, read_image, resize, save_image, to_image
 from impasto.losses.objective import LARGEST, SMALLEST, build_objectives, check_stroke, read_painting
+from impasto.machine import first_device
 from impasto.optimization import optimize
 from impasto.sheet import contact_sheet, wrapped
 from impasto.tensors import to_tensor
@@ -31,6 +32,8 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     The photo is the first of the training data's folder, or one of those that ship. Raises `UserError`.
     """
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
+    if device.type == "cuda":
+        device = choose_device(first_device(config["trainer"]))
     bfloat16 = takes_bfloat16("auto", device.type)
     photo = _photo(Path(config["data"]["root"]))
     content = to_tensor(photo).to(device)

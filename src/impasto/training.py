@@ -1,6 +1,7 @@
 """Configuration → objects → `fit` → the inference file."""
 
 import logging
+import os
 import shlex
 import sys
 import warnings
@@ -56,6 +57,9 @@ log = logging.getLogger("impasto")
 GRADIENT_CLIP = 30.0
 
 
+LONGEST_NAME = 240  # bytes: systems allow 255, with .safetensors
+
+
 def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> Path:
     """Train as the resolved configuration says; returns the inference file, `run_dir/<style>.safetensors`.
 
@@ -74,6 +78,8 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
     name = config["style"]["name"]
     if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
         raise UserError(f"style.name={name!r} should do as a file name")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise UserError(f"style.name={name!r} is too long for a file name: it may have {LONGEST_NAME} bytes")
     with StopSignals() as stops, ExitStack() as held:
         there = run_dir.is_dir()
         if there:  # before its checkpoints are looked at
@@ -100,7 +106,8 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
             if checkpoints(run_dir):
                 raise UserError(f"another run has begun in {str(run_dir)!r} meanwhile: name another folder")
         if resumed and not left:  # it was trained as it says, whatever is asked for now
-            module.record = {key: resumed.content[key] for key in module.record if key in resumed.content}
+            kept = (*module.record, "learning_rate_factor")  # which a guard may have added
+            module.record = {key: resumed.content[key] for key in kept if key in resumed.content}
         if left or not (run_dir / "config.yaml").exists():
             _start_folder(config, run_dir, data, words)
         if resumed:

@@ -33,6 +33,8 @@ NUMBERS = {
 # numbers that may also be left to the program
 AUTOMATIC = ("data.batch_size",)
 
+NAME = 60  # letters of a style's name, in up to four bytes each
+
 # name → weight: any names, or none
 LAYERS = ("loss.style_layers", "loss.content_layers")
 
@@ -47,6 +49,7 @@ def _register_resolvers() -> None:
 def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
     """Hydra's configuration `name` with its `hydra` node. Raises `UserError` for a word that does not fit."""
     _register_resolvers()
+    words = [f"++{word}" if word.partition("=")[0].startswith(LAYERS) else word for word in words]  # Hydra's to add
     with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
         try:
             config = hydra.compose(name, list(words), return_hydra_config=True)
@@ -133,6 +136,6 @@ def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> 
 
 
 def stem(path: str) -> str:
-    """A name for files and folders from a path: `My painting (1).jpg` → `My_painting_1`."""
+    """A name for files and folders from a path: `My painting (1).jpg` → `My_painting_1`; at most `NAME` letters."""
     words = "".join(letter if letter.isalnum() or letter in "-_" else " " for letter in Path(path).stem).split()
-    return "_".join(words) or "style"
+    return "_".join(words)[:NAME] or "style"

@@ -16,7 +16,7 @@ USAGE = """
 Score a network on photos that it has not learned from; writes a model card beside the weights.
 
   python scripts/evaluate.py ckpt=starry_night
-  python scripts/evaluate.py ckpt=runs/mine/2026-01-31_12-00-00/mine.safetensors content=holiday/ photos=20,10,5
+  python scripts/evaluate.py ckpt=runs/mine/2026-01-31_12-00-00-000000/mine.safetensors content=holiday/ photos=20,10,5
   python scripts/evaluate.py ckpt=old.safetensors painting=starry_night
 
   ckpt=FILE|NAME        an inference file, a training checkpoint, or a style as in stylize.py

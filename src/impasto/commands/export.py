@@ -17,7 +17,7 @@ FORMATS = ("safetensors", "onnx", "pt2")
 USAGE = """
 Turn a training checkpoint into a file that stylizes.
 
-  python scripts/export.py ckpt=runs/starry_night/2026-01-31_12-00-00/checkpoints/000004000.ckpt
+  python scripts/export.py ckpt=runs/starry_night/2026-01-31_12-00-00-000000/checkpoints/000004000.ckpt
   python scripts/export.py ckpt=starry_night.safetensors format=onnx output=starry_night.onnx
   python scripts/export.py ckpt=starry_night.safetensors format=pt2
 

@@ -14,7 +14,7 @@ USAGE = """
 A contact sheet of photos in many styles.
 
   python scripts/gallery.py input=photo.jpg
-  python scripts/gallery.py input=holiday/ ckpt=starry_night,great_wave,runs/mine/2026-01-31_12-00-00/mine.safetensors
+  python scripts/gallery.py input=holiday/ ckpt=starry_night,great_wave,runs/mine/first/mine.safetensors
 
   input=PATH        a photo, or a folder: a row for each
   ckpt=all|LIST     all styles that ship, or checkpoints and styles as in stylize.py, with commas between them

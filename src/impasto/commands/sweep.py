@@ -8,7 +8,7 @@ from pathlib import Path
 
 from impasto import cli
 from impasto.commands.configuration import combinations, plain
-from impasto.commands.training_words import LITERAL, choices_for_this_machine, composed
+from impasto.commands.training_words import LITERAL, choices_for_this_machine, composed, trainer_of
 from impasto.errors import UserError
 
 log = logging.getLogger("impasto")
@@ -21,6 +21,7 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
     """A run for each combination of the values given with commas. Raises `UserError` naming the logs of failed runs."""
     from impasto.machine import started_by
     from impasto.multirun import places_for, run_all
+    from impasto.resume import begun_with
 
     if started_by():
         raise UserError(f"-m starts processes of its own: leave {started_by()} out")
@@ -40,23 +41,27 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
             swept = [[one, *others] for one in several for others in swept]
     for combination in swept:
         config = composed(config_dir, [*combination, *taken], when)
-        trainer, folder = plain(config)["trainer"], Path(config.hydra.run.dir)
-        if not named and str(config.resume).lower() != "false" and folder in dict(found):
+        trainer = plain(config)["trainer"]
+        folder = Path(config.hydra.run.dir)
+        folder = folder if folder.name else folder.absolute()  # as . has none
+        if not named and str(config.resume).lower() != "false" and folder in [place for place, *_ in found]:
             raise UserError(
                 f"several runs would go on in {str(folder)!r}: hydra.run.dir=DIR goes on with each, where DIR is the "
                 "folder's name without the words that -m has added"
             )
-        found.append((folder, combination))
-    runs = dict[Path, list[str]]()
-    for folder, combination in found:
-        alike = [others for place, others in found if place == folder]
+        found.append((folder, combination, trainer))
+    runs, rooms = dict[Path, list[str]](), list[list[dict[str, str]]]()
+    for folder, combination, trainer in found:
+        alike = [others for place, others, _ in found if place == folder]
         # what tells runs of one folder apart, so that the next sweep goes on with the same ones
         apart = [word for word in combination if not all(word in others for others in alike)]
         name = "-".join([folder.name, *(re.sub(r"[^\w.+-]+", "_", word) for word in apart)])
-        runs[folder.with_name(name[:NAME])] = [*combination, *taken]
+        place, said = folder.with_name(name[:NAME]), [*combination, *taken]
+        runs[place] = said
+        rooms.append(places_for(trainer_of(config_dir, place, said) if begun_with(place) else trainer))
     if len(runs) < len(found):
         raise UserError(f"several runs would go to {str(folder)!r}: their words are the same, or too long for a name")
-    room = places_for(trainer)
+    room = min(rooms, key=len)  # in which the run that takes most has its devices
     log.info("%d runs, %d at a time", len(runs), min(len(runs), len(room)))
     if failed := run_all(config_dir.parent / "train.py", runs, room):
         raise UserError(f"failed: {', '.join(map(str, failed))}")

@@ -80,11 +80,9 @@ def main(root: Path) -> None:
 
 def train_gallery(root: Path, words: list[str]) -> None:
     """Train what is missing, then score, ship and draw as asked for. Raises `UserError` naming the runs that failed."""
-    from impasto.commands.configuration import plain
-    from impasto.commands.training_words import composed, with_search_path
+    from impasto.commands.training_words import trainer_of, with_search_path
     from impasto.image import read_images
     from impasto.multirun import places_for, run_all  # torch takes seconds
-    from impasto.resume import begun_with
 
     names = {field.name for field in fields(GalleryOptions)}
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
@@ -106,14 +104,11 @@ def train_gallery(root: Path, words: list[str]) -> None:
     for run in runs:
         painting(run.style)  # mistakes before hours are spent
     photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
-    # trainer words of before that none of now replaces, as train.py goes on with them
-    before = [word for word in begun_with(runs[0].folder) if word.startswith("trainer")]
-    begun = [word for word in before if word.partition("=")[0] not in named]
-    config = composed(root / "configs", [*begun, *runs[0].words, f"hydra.run.dir={runs[0].folder}", *rest])
+    trainer = trainer_of(root / "configs", runs[0].folder, [*runs[0].words, *rest])
     todo = [run for run in runs if not _done(run, rest)]
     log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
     words_of = {run.folder: [*run.words, *rest] for run in todo}
-    failed = run_all(root / "train.py", words_of, places_for(plain(config)["trainer"]))
+    failed = run_all(root / "train.py", words_of, places_for(trainer))
     trained = [run for run in runs if run.network.is_file()]
     if photos and trained:
         _draw(trained, photos, Path(options.output) / "sheet.jpg")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -41,10 +42,14 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
     if resume.lower() == "false":
         return words
     if resume.lower() == "true":
-        config = composed(config_dir, words)
-        plain(config)  # which says what is missing
-        place = Path(config.hydra.run.dir)
-        words = [*words, *([] if "hydra.run.dir" in given else [f"hydra.run.dir={place}"])]  # whatever its own words
+        if "hydra.run.dir" in given:
+            place = Path(cli.at_home(given["hydra.run.dir"].partition("=")[2]))
+        else:
+            config = composed(config_dir, words)
+            if OmegaConf.is_missing(config.style, "image"):
+                plain(config)  # which says so
+            place = Path(config.hydra.run.dir)
+            words = [*words, f"hydra.run.dir={place}"]  # whatever its own words
     else:
         place = Path(cli.at_home(resume))
     begun = begun_with(place)
@@ -60,6 +65,17 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
     if kept:
         _say(f"As the run was begun: {' '.join(kept)}")
     return [*kept, *words]
+
+
+def trainer_of(config_dir: Path, folder: Path, words: Sequence[str]) -> dict[str, Any]:
+    """The trainer's configuration of a run in `folder`: as its words say, else as it was begun. Raises `UserError`."""
+    from impasto.resume import begun_with
+
+    given = {word.partition("=")[0] for word in words}
+    before = [word for word in begun_with(folder) if word.startswith("trainer")]
+    begun = [word for word in before if word.partition("=")[0] not in given]
+    trainer: dict[str, Any] = plain(composed(config_dir, [*begun, *words, f"hydra.run.dir={folder}"]))["trainer"]
+    return trainer
 
 
 def with_search_path(words: Sequence[str]) -> list[str]:
@@ -133,4 +149,4 @@ def run_dir(when: datetime, style: str, resume: str) -> str:
         run = place.parent.parent if place.is_file() else place
         if checkpoints(run):
             return str(run)
-    return str(Path("runs", style, when.strftime("%Y-%m-%d_%H-%M-%S")))
+    return str(Path("runs", style, when.strftime("%Y-%m-%d_%H-%M-%S-%f")))

@@ -1,6 +1,7 @@
 """Batch and image sizes that fit into memory: measured with real steps, in a process of their own."""
 
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +13,15 @@ from rich.filesize import decimal
 
 from impasto.errors import UserError
 from impasto.hardware import peak_memory, restart_peak
-from impasto.machine import count_devices, device_type, placement, started_by, trains_in_bfloat16
+from impasto.machine import (
+    TOGETHER,
+    count_devices,
+    device_type,
+    first_device,
+    placement,
+    started_by,
+    trains_in_bfloat16,
+)
 from impasto.memory import free_memory, give_freed_memory_back, is_shortage, keep_freed_memory
 from impasto.rehearsal import Rehearsal
 from impasto.resume import Resumed
@@ -55,7 +64,8 @@ def with_batch_size(config: dict[str, Any], resumed: Resumed | None) -> dict[str
             "find the number with trainer.devices=1"
         )
     log.info("data.batch_size=auto: trying what fits, in a minute or two")
-    fit = largest_fit(config, LARGEST, processes if device_type(options) == "cpu" else 1)
+    sharers = processes * int(os.environ.get(TOGETHER, 1)) if device_type(options) == "cpu" else 1
+    fit = largest_fit(config, LARGEST, first_device(options), sharers)
     if fit is None or fit.image_size < data["image_size"]:
         raise UserError(f"data.image_size={data['image_size']} takes more memory than there is: {_instead(fit)}")
     steps = -(-images // (fit.batch_size * processes))
@@ -74,7 +84,9 @@ def memory_error(config: dict[str, Any]) -> UserError:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     log.info("Out of memory: trying what fits")
-    fit = largest_fit(config, max(1, batch_size // 2))
+    kind = device_type(config["trainer"])
+    device = f"cuda:{torch.cuda.current_device()}" if kind == "cuda" else kind
+    fit = largest_fit(config, max(1, batch_size // 2), device)
     if fit is not None and fit.image_size == image_size:
         if fit.batch_size == batch_size:
             return UserError(f"{said}: other programs took it, as now it fits; resume=true goes on")
@@ -88,17 +100,16 @@ def _instead(fit: Fit | None) -> str:
     return f"data.image_size={fit.image_size} data.batch_size=1 fits, with {decimal(fit.peak)}"
 
 
-def largest_fit(config: dict[str, Any], largest: int, sharers: int = 1) -> Fit | None:
+def largest_fit(config: dict[str, Any], largest: int, device: str, sharers: int = 1) -> Fit | None:
     """The largest of batches up to `largest`, or of single smaller images, that takes no more than the room there is.
 
-    The room is one part in `sharers` of the free memory. None where nothing fits.
+    The room is one part in `sharers` of the device's free memory. None where nothing fits.
     In a process of its own, whose end gives everything back and harms nothing.
     """
     steps = candidates(config["data"]["image_size"], largest, SIZES[0] + 2 * config["model"].get("margin", 0))
-    options = config["trainer"]
+    bfloat16 = trains_in_bfloat16(config["trainer"])
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         try:
-            device, bfloat16 = device_type(options), trains_in_bfloat16(options)
             return process.submit(_climb, config, device, bfloat16, steps, sharers).result()
         except BrokenProcessPool:
             return None
