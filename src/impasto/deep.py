@@ -56,6 +56,7 @@ def read_deep(
     """
     import pyvips
 
+    pyvips.cache_set_max(0)  # it holds decoded pictures in temporary files, and takes a changed file for the one before
     loader = LOADERS[image_format]
     if isinstance(source, str | os.PathLike):
         image = getattr(pyvips.Image, loader)(os.fspath(source), fail_on="truncated")

@@ -73,7 +73,8 @@ def export_onnx(net: TransformerNet, metadata: Mapping[str, Any], output: Path) 
             )
         model = onnx.load(temporary)
         model.doc_string = "Style transfer: float32 RGB in [0, 1], (1, 3, height, width), in and out."
-        onnx.helper.set_model_props(model, {"impasto": json.dumps(metadata, ensure_ascii=False)})
+        record = {**metadata, "width": net.arguments["width"]}
+        onnx.helper.set_model_props(model, {"impasto": json.dumps(record, ensure_ascii=False)})
         onnx.save(model, temporary)
         compare(EagerEngine(net, device="cpu", precision="float32"), OnnxEngine(temporary, "cpu"), TOLERANCE)
 
@@ -94,6 +95,7 @@ def export_compiled(
         **metadata,
         "precision": eager.precision,
         "margin": net.margin,
+        "width": net.arguments["width"],
         "target": build_target(eager.torch_device.type),
         "instructions": sorted(instructions()),
     }

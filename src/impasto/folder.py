@@ -41,7 +41,7 @@ def stylize_folder(
     place = default_output(folder, look.name) if output is None else Path(output)
     if place.is_file():
         raise UserError(f"output={place}: a folder's pictures go to a folder, not a file")
-    if place.resolve() == folder.resolve():
+    if _identity(place) == _identity(folder):
         raise UserError(f"output={str(place)!r} is the input folder: its images would be written over")
     sources = find_images(folder)
     inside = sorted(folder.rglob("*"))
@@ -58,8 +58,8 @@ def stylize_folder(
     if not sources:
         raise UserError(f"there are no images in {str(folder)!r} but those of output={str(place)!r}")
     targets = _targets(sources, folder, place, job.suffix)
-    inputs = {path.resolve() for path in (*sources, *([] if job.mask is None else [job.mask]))}
-    if over := next((target for target in targets if target.resolve() in inputs), None):
+    inputs = {_identity(path) for path in (*sources, *([] if job.mask is None else [job.mask]))}
+    if over := next((target for target in targets if _identity(target) in inputs), None):
         raise UserError(f"output={str(place)!r}: {str(over)!r} is one of the inputs, and would be written over")
     before = _done_before(place / REPORT, look.key)
     place.mkdir(parents=True, exist_ok=True)
@@ -84,6 +84,15 @@ def stylize_folder(
     log.info("Wrote %d images to %s%s", counts["done"], place, left)
     if counts["failed"]:
         raise UserError(f"{counts['failed']} of {len(sources)} images failed; {str(place / REPORT)!r} says why")
+
+
+def _identity(path: Path) -> object:
+    """What is the same for one file or folder, whatever it is called: in letters of either case, by a second mount."""
+    try:
+        status = path.stat()
+    except OSError:  # not there yet
+        return path.resolve()
+    return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
 
 
 def painted_below(folder: Path) -> Callable[[Path], Path | None]:

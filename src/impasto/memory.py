@@ -62,6 +62,11 @@ def free_memory(device: "torch.device") -> int:
 
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    return free_main_memory()
+
+
+def free_main_memory() -> int:
+    """Bytes that this process can still take of the machine's memory, within the limits set to it."""
     return min([psutil.virtual_memory().available, *_below_address_limit(), *_below_group_limits()]) // _sharers
 
 

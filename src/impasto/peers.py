@@ -29,12 +29,12 @@ ORIGIN = "pytorch/examples fast_neural_style"
 UNUSED = re.compile(r"in\d+\.(running_mean|running_var|num_batches_tracked)$")
 
 
-def precision_for(path: Path, precision: str) -> str:
-    """What `auto` means for a file: float32 for one of theirs.
+def precision_for(net: TransformerNet, precision: str) -> str:
+    """What `auto` means for a network: float32 for one of theirs, also where we have exported it.
 
     Without tanh bfloat16 is off by up to 15 levels, and their users expect their pictures.
     """
-    return "float32" if precision == "auto" and path.suffix in PEER_SUFFIXES else precision
+    return "float32" if precision == "auto" and net.arguments.get("output") == "clamp" else precision
 
 
 def load_peer_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str, Any]]:

@@ -6,12 +6,21 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
-from impasto.exif import kept_exif
+from impasto.exif import kept_exif, orientation
 from impasto.levels import LEVELS, as_type, composite, converted, resize_array, spread, unit
 
 SAME = 4  # levels by which profiles of sRGB differ, most by none; one of linear light by 70
+TURNS = {  # EXIF's orientation → what brings a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -78,8 +87,10 @@ def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
 def from_pil(image: Image.Image) -> Picture:
     """A Pillow image of any mode; orientation and colour profile are applied."""
     of_file = image.format is not None
-    image = ImageOps.exif_transpose(image)
-    exif, profile = kept_exif(image), image.info.get("icc_profile")
+    image.load()  # metadata may follow the pixels
+    exif, turn = kept_exif(image), TURNS.get(orientation(image))
+    image = image if turn is None else image.transpose(turn)
+    profile = image.info.get("icc_profile")
     alpha, full = None, image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # before transparency: Pillow would clip at 255
         levels, clear = _deep_grey(image, of_file), image.info.get("transparency")

@@ -32,6 +32,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 for library in ("PIL", "pyvips"):
     logging.getLogger(library).setLevel(logging.CRITICAL)
 
+HDR = (16, 18)  # ITU-T H.273's transfers: PQ, HLG
 COMMON = ("JPEG", "PNG")  # which Pillow has at hand
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM")
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -62,6 +63,10 @@ def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
             if is_deep(image):
                 opaque = image.format == "TIFF" and image.mode == "RGB"
                 return read_deep(source, str(image.format), kept_exif(image), check, opaque, orientation(image))
+            if (bits := image.info.get("bit_depth", 8)) > 8:  # of HEIC
+                log.warning("%s has %d bits a channel, of which 8 are read", shown(source), bits)
+            if (image.info.get("nclx_profile") or {}).get("transfer_characteristics") in HDR:
+                log.warning("%s is HDR: its levels are read as they are, paler", shown(source))
             return from_pil(image)
 
 

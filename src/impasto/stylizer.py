@@ -146,7 +146,7 @@ class Stylizer:
             content = np.stack([unit(pixels).transpose(2, 0, 1) for pixels in pictures])
             stylized = self.engine(content)
         except MemoryError:
-            smaller = f"size={max(width, height) // 2}"
+            smaller = f"size={max(width, height) // 2} and no larger stroke="
             mend = f"tile=512, or {smaller}" if self.tile is None and isinstance(self.engine, TiledEngine) else smaller
             raise UserError(
                 f"{width}×{height} px takes more memory than {self.engine.device} has: try {mend}"

@@ -91,7 +91,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     painting = read_painting(painted_as, objective_options["stroke"])
     vgg = {**objective_options["vgg"], **_vgg_file(options, objective_options["vgg"])}
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
-    precision = precision_for(path, options.precision)
+    precision = precision_for(net, options.precision)
     plan = Plan(sizes, photos, options.iterations, choose_device(options.device), precision)
     content = _content(options, metadata)
     ships = path.resolve().parent == STYLES.resolve()  # the package is no place for it

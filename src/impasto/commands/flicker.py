@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class FlickerOptions:
 def flicker(words: list[str]) -> None:
     """Measure as the words say. Raises `UserError`."""
     options = cli.parse(words, FlickerOptions)
+    cli.log_to(sys.stderr)  # the results are for programs
     try:
         values = [float(value) for value in options.smooth.split(",")]
     except ValueError:
@@ -86,7 +88,7 @@ def flicker(words: list[str]) -> None:
             "smooth": value,
             "warping_error": round(warping_error(_frames(contents), _frames(shown)), 5),
             "of_input": round(floor, 5),
-            "sharpness": round(sharpness(_frames(shown)) / sharp, 3),
+            "sharpness": round(sharpness(_frames(shown)) / sharp, 3) if sharp else 1.0,  # of one colour
             "milliseconds": round(1000 * seconds / len(shown), 1),
         }
         print(json.dumps({**result, "input": options.input, "frames": len(shown)}), flush=True)

@@ -14,7 +14,9 @@ from jaxtyping import Float32
 from impasto.engines.eager import memory_errors
 from impasto.errors import UserError, one_line
 from impasto.hardware import choose_device
+from impasto.memory import free_main_memory
 from impasto.models.transformer_net import TransformerNet
+from impasto.tiling.room import memory_of_pass
 
 RECORD_BYTES = 1 << 20  # at most, of an archive that could unpack to any number
 EXTENSIONS = ("amx", "asimd", "avx", "bf16", "bmi", "f16c", "fma", "gfni", "i8mm", "sse", "sve", "vaes")
@@ -53,10 +55,11 @@ class CompiledEngine:
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         record = read_record(path)
-        self.margin = int(record.pop("margin", 0))
-        target, wanted = record.pop("target"), choose_device(device).type
-        if device == "auto":  # the file decides
-            wanted = target["device"]
+        self.margin, self.width = int(record.pop("margin", 0)), int(record.pop("width", 32))
+        target, chosen = record.pop("target"), choose_device(device)
+        if chosen.index:
+            raise UserError(f"device={device}: a .pt2 runs on the first GPU; CUDA_VISIBLE_DEVICES says which that is")
+        wanted = target["device"] if device == "auto" else chosen.type  # the file decides
         here = build_target(wanted if wanted != "cuda" or torch.cuda.is_available() else "cpu")
         if changed := [key for key in here if here[key] != target.get(key)]:
             there, now = one_line(target.get(changed[0])), here[changed[0]]
@@ -84,6 +87,9 @@ class CompiledEngine:
         if extents != [height, width]:  # reflected here, as the network itself would
             ends = [(margin, extent - side - margin) for extent, side in zip(extents, (height, width), strict=True)]
             content = np.pad(content, [(0, 0), (0, 0), *ends], mode="reflect")
+        precision = "bfloat16" if self.precision == "bfloat16" else "float32"
+        if self.device == "cpu" and memory_of_pass(height, width, self.width, precision) > free_main_memory():
+            raise MemoryError  # before the system ends the process
         content = np.ascontiguousarray(content)  # compiled code takes any memory for such, and does not look
         with torch.inference_mode(), memory_errors():
             stylized = self.model(torch.from_numpy(content).to(self.device)).cpu().numpy()

@@ -42,7 +42,7 @@ class EagerEngine:
         precision: str = "auto",
     ) -> None:
         self.torch_device = choose_device(device)
-        self.bfloat16 = takes_bfloat16(precision, self.torch_device.type)
+        self.bfloat16 = takes_bfloat16(precision_for(net, precision), self.torch_device.type)
         self.precision = "bfloat16" if self.bfloat16 else "float32"
         self.device = str(self.torch_device)
         self.batch_pixels = BATCH_PIXELS[self.torch_device.type]
@@ -53,7 +53,7 @@ class EagerEngine:
     def load(cls, path: Path, device: str = "auto", precision: str = "auto") -> "EagerEngine":
         """From an inference file, or a checkpoint of pytorch/examples. Raises `UserError`."""
         load = load_peer_network if path.suffix in PEER_SUFFIXES else load_network
-        return cls(*load(path), device, precision_for(path, precision))
+        return cls(*load(path), device, precision)
 
     def __call__(
         self, content: Float32[np.ndarray, "batch 3 height width"]

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from impasto.errors import UserError, one_line
+from impasto.memory import free_main_memory
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+PASS_BYTES = 25  # a pixel and channel at full resolution, at the peak: measured with 32 channels and 12 megapixels
 
 
 class OnnxEngine:
@@ -40,16 +42,28 @@ class OnnxEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[self.device]])
+            running = self.session.get_providers()[0]  # it falls back where a library of CUDA is missing
             record = json.loads(self.session.get_modelmeta().custom_metadata_map.get("impasto", "null"))
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise UserError(f"{str(path)!r} is no ONNX graph, or a damaged one: {one_line(error)}") from None
+        if running != PROVIDERS[self.device]:
+            if device != "auto":
+                raise UserError(
+                    f"device={device}: this ONNX Runtime cannot load {PROVIDERS[device]}: is CUDA installed?"
+                )
+            self.device = next((name for name in PROVIDERS if PROVIDERS[name] == running), running)
         ends = [(end.name, end.type) for end in (*self.session.get_inputs(), *self.session.get_outputs())]
         if not isinstance(record, dict) or ends != [("content", "tensor(float)"), ("stylized", "tensor(float)")]:
             raise UserError(f"{str(path)!r} is an ONNX graph, but not one that Impasto exported")
+        width = record.pop("width", 32)
+        self.pixel_bytes = PASS_BYTES * (width if isinstance(width, int) else 32)
         self.metadata = record
 
     def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
         """The stylized image."""
+        height, width = content.shape[2:]
+        if self.device == "cpu" and height * width * self.pixel_bytes > free_main_memory():
+            raise MemoryError  # before the system ends the process
         try:
             return self.session.run(None, {"content": content})[0]
         except Exception as error:

@@ -18,6 +18,7 @@ from impasto.errors import UserError
 from impasto.picture import Picture
 from impasto.video.colours import Colours, read_colours, to_rgb
 
+FASTEST = 240  # frames a second: more are the ticks of a browser's recording, and no player's level of H.264 has them
 CUT_OFF = 0.2  # s that may be missing at a file's end before it counts as cut off
 
 
@@ -37,7 +38,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Clip:
-    """The facts of a film. `size` and `aspect` (width of a pixel : its height) are those of upright frames."""
+    """The facts of a film. `size` and `aspect` (width of a pixel : its height) are those of upright frames.
+
+    `end` is where its pictures end, in `time_base`, where the file says so.
+    """
 
     path: Path
     coded: tuple[int, int]
@@ -49,6 +53,8 @@ class Clip:
     time_base: Fraction
     rate: Fraction
     frames: int
+    end: int | None
+    interlaced: bool
     left_out: tuple[str, ...]
 
     @property
@@ -74,6 +80,7 @@ def read_clip(path: Path, megapixels: float) -> Clip:
         turn, aspect = _turn(frame), stream.sample_aspect_ratio or Fraction(1)
         seconds = (container.duration or 0) / av.time_base
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        rate = rate if rate <= FASTEST else Fraction(30)
         others = [each for each in container.streams if each.type != "audio" and each.index != stream.index]
         left_out = sorted(
             {"pictures" if each.type == "video" else f"{each.type}s".replace("datas", "data") for each in others}
@@ -93,6 +100,8 @@ def read_clip(path: Path, megapixels: float) -> Clip:
             time_base=stream.time_base,
             rate=rate,
             frames=stream.frames or round(seconds * rate),
+            end=None if stream.duration is None else (stream.start_time or 0) + stream.duration,
+            interlaced=bool(frame.interlaced_frame),
             left_out=tuple(left_out),
         )
 

@@ -84,10 +84,13 @@ class Encoder:
 def choose_encoding(clip: Clip, size: tuple[int, int], suffix: str, quality: int) -> Encoding:
     """For frames of `size` px and a container's suffix; quality is 1…100. Raises `UserError` where none is there.
 
-    The input's own pixel format where the encoder has it, else 4:2:0 with as many bits; where it has no more than 8,
-    a warning. H.264 and H.265 cannot hold an odd width or height in 4:2:0: a column or row is cut off.
+    The input's own pixel format where the encoder has it, but in MP4, which phones and browsers play, 4:2:0 with as
+    many bits; where the encoder has no more than 8, a warning. More than 8 bits are H.265 there: no phone plays them in
+    H.264. H.264 and H.265 cannot hold an odd width or height in 4:2:0: a column or row is cut off.
     """
     container, wanted = CONTAINERS[suffix]
+    if clip.deep and container in ("mp4", "mov"):
+        wanted = ("libx265", *(name for name in wanted if name != "libx265"))
     there = [name for name in wanted if name in av.codecs_available]
     if not there:
         raise UserError(f"{suffix} takes {' or '.join(wanted)}, which this build of PyAV lacks")
@@ -96,7 +99,7 @@ def choose_encoding(clip: Clip, size: tuple[int, int], suffix: str, quality: int
         log.warning("This build of PyAV lacks %s: %s encodes in its place", wanted[0], codec)
     formats = [each.name for each in av.Codec(codec, "w").video_formats or ()]
     name = clip.format.replace("yuvj", "yuv")  # full range is said by a flag
-    if not name.startswith("yuv") or name.startswith("yuva") or name not in formats:
+    if container == "mp4" or not name.startswith("yuv") or name.startswith("yuva") or name not in formats:
         name = "yuv420p10le" if clip.deep else "yuv420p"
     if name not in formats:
         log.warning("%s has 8 bits in this build of PyAV: %s is brought to 8 bits", codec, str(clip.path))

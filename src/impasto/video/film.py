@@ -56,6 +56,8 @@ def stylize_film(
         log.warning("left out: %s of %s", ", ".join(clip.left_out), clip.path)
     if transfer := HDR.get(clip.colours.transfer):
         log.warning("%s is HDR (%s) and stays so: the network sees its levels as they are, paler", clip.path, transfer)
+    if clip.interlaced:
+        log.warning("%s is interlaced: both fields of a frame are painted as one; deinterlace it before", clip.path)
     if encoding.size != size:
         log.warning("%s holds even sizes: %d×%d px become %d×%d", encoding.codec, *size, *encoding.size)
     parts = Parts(target)
@@ -112,6 +114,8 @@ def _paint_parts(
         finish(number // PART, {})
     if complaint := frames.complaint():
         log.warning("%s is damaged: %s; what could be read is stylized", clip.path, complaint)
+    elif clip.end is not None and clip.end > before:  # what MP4 says of a frame can be another's, of which it depends
+        last = clip.end - before
     return number, last
 
 

@@ -63,6 +63,8 @@ def _open(
     output = av.open(file, "w", format=encoding.container, container_options=options)
     pictures = cast(VideoStream, output.add_stream(encoding.codec, rate=encoding.rate))
     encoding.set_up(pictures.codec_context)
+    if encoding.codec == "libx265" and encoding.container in ("mp4", "mov"):
+        pictures.codec_context.codec_tag = "hvc1"  # the name under which Apple's players know it
     pictures.time_base = encoding.time_base
     sounds: dict[int, AudioStream] = {}
     for stream in source.streams.audio:
