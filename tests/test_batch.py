@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,6 +277,21 @@ def test_the_input_is_never_written_over(paint, photos):
         with pytest.raises(UserError, match="written over"):
             paint(source, output)
     assert (photos / "a.jpg").read_bytes() == before
+
+
+def test_a_folder_is_known_by_any_name(paint, photos, monkeypatch):
+    """As on disks to which letters of either case are one."""
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: stat(Path(str(path).replace("/PHOTOS", "/photos")), **how))
+    before = {path: path.read_bytes() for path in photos.rglob("*.*")}
+    assert photos.name == "photos"
+    shouted = photos.with_name("PHOTOS")
+    (photos / "deeper" / "deeper").mkdir()
+    noise_image(9, 9).save(photos / "deeper" / "deeper" / "c.jpeg")
+    for source, output in ((photos, shouted), (photos / "deeper", shouted)):
+        with pytest.raises(UserError, match="would be written over"):
+            paint(source, output)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_folder_within_the_output_is_not_written_over(paint, tmp_path):

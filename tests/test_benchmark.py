@@ -15,6 +15,7 @@ from impasto.benchmark.measure import Contestant, alternate, machine, rows, tabl
 from impasto.benchmark.reference import ReferenceNet
 from impasto.benchmark.task import check_agreement
 from impasto.benchmark.tasks import TAKES, TASKS, rival
+from impasto.benchmark.tasks.quality import _reached
 from impasto.benchmark.tasks.scaling import growth
 from impasto.commands.benchmark import benchmark
 from impasto.errors import UserError
@@ -165,6 +166,14 @@ def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
     assert {row[""] for row in written["rows"]} >= {"reference", "impasto", "impasto, memory not kept"}
     assert written["machine"]["torch"] == torch.__version__
     assert written["peaks"]["float32 matrix product"] > 1
+
+
+def test_a_start_that_is_good_enough_has_it_at_the_first_check():
+    curves = {
+        "reference": [{"seconds": s, "images": i, "loss": loss} for s, i, loss in ((0, 0, 9), (5, 40, 7), (9, 80, 6))],
+        "ours": [{"seconds": s, "images": i, "loss": loss} for s, i, loss in ((0, 0, 5), (3, 40, 4), (6, 80, 3))],
+    }
+    assert [line["times faster"] for line in _reached(curves)] == [1, 3]
 
 
 def test_time_to_quality_writes_curves_and_a_plot(tmp_path, caplog):

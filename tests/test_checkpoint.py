@@ -46,6 +46,7 @@ RECORDS = [
     {"init": {"learned": [{"seed": "1"}]}},
     {"content": 5},
     {"content": {"validation": -1}},
+    {"content": {"held_out": 5}},
     {"schedule": {"images": []}},
 ]
 

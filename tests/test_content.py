@@ -9,6 +9,7 @@ from impasto.data import content as module
 from impasto.data.content import ContentDataModule, prepared_coco
 from impasto.data.pack import pack
 from impasto.data.photos import PhotoFiles
+from impasto.data.scan import short_key
 from impasto.errors import UserError
 from impasto.image import find_images
 
@@ -122,6 +123,18 @@ def test_batches_become_unit_range_floats(photos):
     data = ContentDataModule("folder", photos, 2, image_size=32)
     batch = data.on_after_batch_transfer(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2), 0)
     assert batch.tolist() == [[[[0.0, 1.0]]]]
+
+
+def test_a_folder_to_validate_with_is_not_learned_from(photos, tmp_path):
+    """Nor those of it that are not chosen; where it is the whole folder, all but the chosen are."""
+    within = photos / "deeper"
+    inside = set(find_images(within))
+    assert len(inside) > 1
+    data = ContentDataModule("mine", photos, 1, validation_root=within, image_size=16)
+    assert set(data.training) == set(find_images(photos)) - inside
+    assert data.held_out() == [short_key(path, photos) for path in data.validation]
+    data = ContentDataModule("mine", photos, 1, validation_root=photos, image_size=16)
+    assert len(data.training) == len(find_images(photos)) - 1
 
 
 def test_coco_counts_as_prepared_when_both_parts_are_there(tmp_path):

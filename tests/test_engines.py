@@ -40,7 +40,7 @@ def graph(tmp_path_factory):
 def test_compiled_code_sees_what_it_takes_in_its_own_order_of_memory(margin):
     """It takes the bytes one after another, whatever the array's order is: photos come with their channels last."""
     engine = object.__new__(CompiledEngine)
-    engine.device, engine.margin = "cpu", margin
+    engine.device, engine.margin, engine.width, engine.precision = "cpu", margin, 4, "float32"
 
     def model(content):
         assert content.is_contiguous()
@@ -182,6 +182,29 @@ def test_a_graph_without_its_package_is_named(graph, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install 'impasto\[onnx\]'"):
         load_engine(graph[1])
+
+
+@pytest.mark.parametrize("kind", ["graph", "package"])
+def test_a_picture_that_memory_does_not_hold_is_refused_before_it_is_tried(kind, request, monkeypatch):
+    """The system would end the process, and with it a whole folder's run."""
+    _, path = request.getfixturevalue(kind)
+    stylize = Stylizer.load(path, "cpu")
+    assert "width" not in stylize.engine.metadata
+    monkeypatch.setattr(f"impasto.engines.{'onnx' if kind == 'graph' else 'compiled'}.free_main_memory", lambda: 99_999)
+    with pytest.raises(UserError, match="64×32 px takes more memory than cpu has: try size=32 and no larger stroke="):
+        stylize(noise_image(64, 32))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_graph_runs_where_its_runtime_says_or_not_at_all(graph, monkeypatch):
+    """ONNX Runtime falls back to the processor where a library of CUDA's is missing."""
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
+    if "CUDAExecutionProvider" in __import__("onnxruntime").capi._pybind_state.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    assert load_engine(graph[1]).device == "cpu"
+    with pytest.raises(UserError, match="device=cuda: this ONNX Runtime cannot load it"):
+        load_engine(graph[1], "cuda")
 
 
 def test_a_graph_runs_without_torch(run, graph, tmp_path):

@@ -11,7 +11,6 @@ from impasto.assets import PHOTOS, STYLES, painting, provenance
 from impasto.checkpoint import load_network, save_network
 from impasto.commands.evaluate import EvaluateOptions, _objective, evaluate
 from impasto.data.content import ContentDataModule
-from impasto.data.scan import fingerprint
 from impasto.errors import UserError
 from impasto.evaluation import scores as module
 from impasto.image import find_images
@@ -159,29 +158,34 @@ def test_the_folder_learned_from_is_judged_by_its_held_out_photos(tmp_path, smal
     photos.mkdir()
     for seed in range(9):
         noise_image(32, 32, seed).save(photos / f"{seed}.png")
-    data = ContentDataModule("mine", photos, 2, image_size=32, seed=7)
-    theirs = {"photos": 7, "sha256": fingerprint(data.training, photos, times=False)[:16]}
-    everything = {"photos": 9, "sha256": fingerprint(find_images(photos), photos, times=False)[:16]}
+    noise_image(32, 32, 9).convert("L").save(photos / "grey.png")  # which is left out
+    arguments = {"image_size": 32, "seed": 7, "max_rejects": 0.5}
+    data = ContentDataModule("mine", photos, 2, **arguments)
     _, record = load_network(recorded)
     record = {**{key: record[key] for key in ("style", "strength", "loss", "vgg")}, "seed": 7}
     path = tmp_path / "mine.safetensors"
     options = EvaluateOptions(ckpt=str(path), content=str(photos))
 
-    save_network(path, small_net, {**record, "content": {**theirs, "validation": 2}})
+    def learned(data):
+        save_network(path, small_net, {**record, "content": {"folder": data.folder, "held_out": data.held_out()}})
+
+    learned(data)
     caplog.set_level("INFO", "impasto")
     with pytest.raises(UserError, match="scored"):
         evaluate(CONFIGS, options)
     assert scored["content"] == data.validation
     assert "judged by the 2 photos that were held out" in caplog.text
 
-    save_network(path, small_net, {**record, "content": {**everything, "validation": 64}})  # by another folder's
+    (tmp_path / "others").mkdir()
+    noise_image(32, 32, 99).save(tmp_path / "others" / "a.png")
+    learned(ContentDataModule("mine", photos, 2, validation_root=tmp_path / "others", **arguments))
     with pytest.raises(UserError, match=f"has learned from all photos in content={photos}"):
         evaluate(CONFIGS, options)
 
-    noise_image(32, 32, 9).save(photos / "9.png")  # it is another folder
+    noise_image(32, 32, 10).save(photos / "10.png")  # it is another folder
     with pytest.raises(UserError, match="scored"):
         evaluate(CONFIGS, options)
-    assert len(scored["content"]) == 10
+    assert len(scored["content"]) == 11
 
 
 def test_a_peers_network_is_scored_as_it_paints(tmp_path, monkeypatch, scored):

@@ -1,5 +1,7 @@
 """The warping error: nothing for what only moves, the amount for what flickers."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,6 +38,15 @@ def test_flicker_is_measured_by_its_amount(moving):
     lit = [frame + 0.1 * (step % 2) for step, frame in enumerate(still)]
     assert warping_error(still, lit) == pytest.approx(0.1 * 3**0.5, rel=0.01)
     assert warping_error(moving, flickering) == pytest.approx(0.1 * 3**0.5, rel=0.1)
+
+
+def test_frames_of_one_colour_and_results_alone_on_stdout(run, tmp_path, network_file):
+    for number in range(2):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+    result = run("scripts/flicker.py", f"ckpt={network_file}", f"input={tmp_path}", "smooth=0", "size=32")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["frames"] == 2
+    assert "2 frames of" in result.stderr
 
 
 def test_sharpness_is_the_differences_between_neighbours():

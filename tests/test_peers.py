@@ -160,6 +160,8 @@ def test_exports_agree(candy, tmp_path):
     again, record = load_network(tmp_path / "candy.safetensors")
     assert record["architecture"] == {"name": "TransformerNet", "width": 8, "depth": 1, "output": "clamp"}
     assert {key: record[key] for key in METADATA} == METADATA
+    for name in (candy[1], tmp_path / "candy.safetensors"):  # as theirs is, whatever this machine multiplies
+        assert load_engine(name, "cpu").precision == "float32"
     export_onnx(net, metadata, tmp_path / "candy.onnx")
     graph = load_engine(tmp_path / "candy.onnx", "cpu")
     for size in ((64, 48), (31, 18)):

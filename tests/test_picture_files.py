@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from impasto.errors import PictureError, UserError
 from impasto.levels import as_type, unit
-from impasto.picture import SRGB, Picture
+from impasto.picture import SRGB, Picture, from_pil
 from impasto.picture_files import LONGEST, check_sides, read_picture, write_picture
 
 from .conftest import noise_image
@@ -161,11 +161,27 @@ def test_exif_is_kept_but_for_the_orientation(tmp_path, suffix, bits):
         assert exif.get_ifd(0x8825)[0x0001] == "N"
         assert exif[0x8298].encode("latin-1") == COPYRIGHT
         assert exif.get(0x0112, 1) == 1
+    assert b"Camera & Co" in read_picture(tmp_path / f"a{suffix}").exif
     again = read_picture(tmp_path / f"a{suffix}")
     assert again.size == picture.size
     if bits == 16:
         np.testing.assert_array_equal(again.pixels, picture.pixels)
         assert again.exif == picture.exif
+
+
+@pytest.mark.parametrize("exif", [bytes(20), b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_a_picture_with_damaged_exif_is_read_without(tmp_path, exif):
+    image = Image.fromarray(as_type(smooth(), "uint8"))
+    image.save(tmp_path / "a.png", exif=exif)
+    for picture in (read_picture(tmp_path / "a.png"), from_pil(Image.open(tmp_path / "a.png"))):
+        assert (picture.pixels == np.asarray(image)).all()
+        assert picture.exif == b""
+
+
+def test_a_file_that_has_changed_is_read_anew(tmp_path):
+    for levels in (deep(30, 20), 65535 - deep(30, 20)):
+        write_picture(Picture(levels), tmp_path / "a.png")
+        assert (read_picture(tmp_path / "a.png").pixels == levels).all()
 
 
 def test_sixteen_bits_are_turned_upright_too(tmp_path):

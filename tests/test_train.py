@@ -40,9 +40,10 @@ def great_wave(tmp_path_factory):
     """One run of the real network, at the smallest sensible size, all of whose outputs the tests below look at."""
     run_dir = tmp_path_factory.mktemp("runs") / "great wave (1), a=b"
     words = ["style=great_wave", "init=random", "schedule.images=64", "data.image_size=96", f"hydra.run.dir={run_dir}"]
+    words += ["trainer.log_every=2", "validation.every=32", "checkpoint.every=32"]
     result = subprocess.run(
-        [sys.executable, "train.py", *words, "trainer.log_every=2", "validation.every=32", "checkpoint.every=32"],
-        cwd=ROOT,
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd=tmp_path_factory.mktemp("elsewhere"),  # where no COCO has been fetched
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -268,7 +269,7 @@ BAD = [
     (["style=starry_night", "strength=0.3,1"], "strength=0.3,1 are several: python train.py -m strength=0.3,1"),
     (["style=starry_night", "hydra.run.dir="], "hydra.run.dir=… is missing"),
     (["resume=true"], "style.image=… is missing: say style=starry_night"),
-    (["resume=/nowhere"], "style.image=… is missing: say style=starry_night"),
+    (["resume=/nowhere"], "resume=/nowhere: there is no such checkpoint or run folder"),
     (["style=starry_night", "--cfg", "job"], "--cfg is unknown: there are -m, --config-dir=DIR and --help"),
     (["style=starry_night", "--config-dir", "/nowhere"], "--config-dir=/nowhere: there is no such folder"),
     (["style=starry_night", "strength=0"], "strength=0 should be above 0"),

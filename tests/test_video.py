@@ -54,11 +54,13 @@ def make_clip(
     start=0,
     options=None,
     metadata=None,
+    encoder=None,
 ):
     """A short film; `times` in 1/12800 s."""
     with av.open(str(path), "w", options=options or {}) as output:
         output.metadata.update(metadata or {})
-        stream = output.add_stream(codec, rate=25, options={"crf": "10"} if codec == "libx264" else {})
+        settings = encoder or ({"crf": "10"} if codec == "libx264" else {})
+        stream = output.add_stream(codec, rate=25, options=settings)
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.time_base = stream.time_base = BASE
         stream.codec_context.sample_aspect_ratio = Fraction(aspect)
@@ -342,6 +344,46 @@ def test_ten_bits_stay_where_the_encoder_has_them(stylize, tmp_path, caplog):
         with av.open(str(stylize(source, tmp_path / "out.webm"))) as container:
             assert container.streams.video[0].pix_fmt == "yuv420p"
         assert "is brought to 8 bits" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pix_fmt", "codec", "tag", "becomes"),
+    [
+        (".mp4", "yuv420p10le", "hevc", "hvc1", "yuv420p10le"),
+        (".mov", "yuv422p10le", "hevc", "hvc1", "yuv422p10le"),
+        (".mp4", "yuv444p", "h264", "avc1", "yuv420p"),
+        (".mkv", "yuv444p", "h264", None, "yuv444p"),
+    ],
+)
+def test_films_are_coded_as_players_know_it(stylize, tmp_path, suffix, pix_fmt, codec, tag, becomes):
+    if "libx265" not in av.codecs_available:
+        pytest.skip("this build of PyAV lacks libx265")
+    source = make_clip(tmp_path / "in.mp4", frames=7, pix_fmt=pix_fmt)
+    with av.open(str(stylize(source, tmp_path / f"out{suffix}"))) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == (codec, becomes)
+        assert tag is None or context.codec_tag == tag
+    assert len(frames_of(tmp_path / f"out{suffix}")[0]) == 7
+
+
+def test_a_film_ends_when_it_did(stylize, tmp_path):
+    """MP4 has its frames' durations in the order of decoding."""
+    times = [0, 512, 1024, 1536, 2048, 12800 * 30, 12800 * 30 + 512, 12800 * 30 + 1024]
+    source = make_clip(tmp_path / "in.mp4", frames=8, times=times)
+    seconds = []
+    for path in (source, photo(stylize, source, tmp_path / "out.mp4"), photo(stylize, source, tmp_path / "out.mkv")):
+        with av.open(str(path)) as container:
+            seconds.append(container.duration / av.time_base)
+    assert seconds[1:] == pytest.approx([seconds[0]] * 2, abs=0.05)
+
+
+def test_ticks_are_no_rate_and_fields_are_told_of(stylize, tmp_path, monkeypatch, caplog):
+    source = make_clip(tmp_path / "in.mp4", frames=3, encoder={"x264-params": "tff=1"})
+    assert read_clip(source, 1).rate == 25
+    photo(stylize, source, tmp_path / "out.mp4")
+    assert "is interlaced: both fields of a frame are painted as one" in caplog.text
+    monkeypatch.setattr("impasto.video.clip.FASTEST", 24)
+    assert read_clip(source, 1).rate == 30
 
 
 def test_hdr_stays_hdr_and_is_told_of(stylize, tmp_path, caplog):

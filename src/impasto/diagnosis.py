@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -201,14 +201,20 @@ def _extras() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:  # said already
         return
     for extra in extras:
-        wanted = [
-            requirement.name
-            for requirement in requirements
-            if requirement.marker and requirement.name != "impasto" and requirement.marker.evaluate({"extra": extra})
-        ]
+        wanted = _wanted(requirements, extra)
         missing = [name for name in wanted if not _installed(name)]
         said = f"without {', '.join(missing)}: pip install 'impasto[{extra}]'" if missing else "installed"
         yield Finding(f"[{extra}]", said, values={"missing": missing})
+
+
+def _wanted(requirements: Sequence[Requirement], extra: str) -> list[str]:
+    """Packages of an extra, and of those that it is made of."""
+    wanted = list[str]()
+    for requirement in requirements:
+        if requirement.marker and requirement.marker.evaluate({"extra": extra}):
+            others = [_wanted(requirements, other) for other in sorted(requirement.extras)]
+            wanted += sum(others, []) if requirement.name == "impasto" else [requirement.name]
+    return wanted
 
 
 def _installed(name: str) -> bool:

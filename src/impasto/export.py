@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from impasto.checkpoint import build_network, load_network, load_training_checkpoint
-from impasto.engines import Engine
+from impasto.engines import EXPORTED, Engine
 from impasto.engines.compiled import CompiledEngine, build_target, instructions
 from impasto.engines.eager import EagerEngine
 from impasto.engines.onnx import OnnxEngine
@@ -38,6 +38,8 @@ def load_any(ckpt: Path) -> tuple[TransformerNet, dict[str, Any]]:
     """Network and metadata of a training checkpoint (`.ckpt`), ours or a peer's inference file. Raises `UserError`."""
     if ckpt.suffix in PEER_SUFFIXES:
         return load_peer_network(ckpt)
+    if ckpt.suffix in EXPORTED:
+        raise UserError(f"{str(ckpt)!r} was exported: this takes the .safetensors or .ckpt that it was made of")
     if ckpt.suffix != ".ckpt":
         return load_network(ckpt)
     content = load_training_checkpoint(ckpt)

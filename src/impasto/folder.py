@@ -58,8 +58,8 @@ def stylize_folder(
     if not sources:
         raise UserError(f"there are no images in {str(folder)!r} but those of output={str(place)!r}")
     targets = _targets(sources, folder, place, job.suffix)
-    inputs = {_identity(path) for path in (*sources, *([] if job.mask is None else [job.mask]))}
-    if over := next((target for target in targets if _identity(target) in inputs), None):
+    inputs = {_file_identity(path) for path in (*sources, *([] if job.mask is None else [job.mask]))}
+    if over := next((target for target in targets if _file_identity(target) in inputs), None):
         raise UserError(f"output={str(place)!r}: {str(over)!r} is one of the inputs, and would be written over")
     before = _done_before(place / REPORT, look.key)
     place.mkdir(parents=True, exist_ok=True)
@@ -86,13 +86,19 @@ def stylize_folder(
         raise UserError(f"{counts['failed']} of {len(sources)} images failed; {str(place / REPORT)!r} says why")
 
 
-def _identity(path: Path) -> object:
-    """What is the same for one file or folder, whatever it is called: in letters of either case, by a second mount."""
+def _identity(folder: Path) -> object:
+    """What is the same for a folder whatever it is called: in letters of either case, by a second mount."""
     try:
-        status = path.stat()
+        status = folder.stat()
     except OSError:  # not there yet
-        return path.resolve()
-    return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
+        return folder.resolve()
+    return (status.st_dev, status.st_ino) if status.st_ino else folder.resolve()
+
+
+def _file_identity(path: Path) -> tuple[object, str]:
+    """By its folder: files may have several names, of which writing replaces one."""
+    real = path.resolve()
+    return _identity(real.parent), real.name
 
 
 def painted_below(folder: Path) -> Callable[[Path], Path | None]:

@@ -25,6 +25,8 @@ PATIENCE = 10.0  # s: the loaders' workers of a killed run, which hold its lock,
 OVERRIDES = "overrides.yaml"  # of the run folder: the words of its command line, which Hydra calls so
 FREE = ("init", "architecture", "style", "images_seen")  # of the record: checked elsewhere, or meant to change
 
+TOLD_BY_OTHERS = ("content.folder", "content.held_out")  # of the record, flat: content.sha256 changes with them
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -76,7 +78,7 @@ class Resumed:
         changes = [
             f"{key} {before.get(key, 'none')} → {now.get(key, 'none')}"
             for key in {**now, **before}
-            if before.get(key) != now.get(key)
+            if before.get(key) != now.get(key) and key not in TOLD_BY_OTHERS
         ]
         if changes:
             log.warning("going on with changes, so not as an uninterrupted run would: %s", ", ".join(changes))

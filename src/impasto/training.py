@@ -173,6 +173,8 @@ def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataMod
         "validation": len(data.validation),
         **({"left_out": len(data.rejects)} if data.rejects else {}),
         "sha256": fingerprint(data.training, data.root, times=False)[:16],  # another: positions show other photos
+        "folder": data.folder,
+        "held_out": data.held_out(),
         **data.augmentation,
     }
     return data

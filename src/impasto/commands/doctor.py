@@ -38,12 +38,13 @@ def doctor(config_dir: Path, words: list[str]) -> bool:
         raise UserError(f"seconds={options.seconds} should be from 0 on")
     logging.getLogger("impasto").setLevel(logging.ERROR)  # the page says it all
     try:
+        from impasto.data.content import prepared_coco
         from impasto.diagnosis import diagnose
     except ImportError as error:
         raise UserError(f"a package is missing or broken ({error}): pip install -e .") from None
 
-    names = ("quick", "full")
-    configs = {name: plain(compose(config_dir, "train", ["style=starry_night", f"schedule={name}"])) for name in names}
+    words = ["style=starry_night", *(["data=coco"] if prepared_coco() else [])]  # as train.py chooses
+    configs = {name: plain(compose(config_dir, "train", [*words, f"schedule={name}"])) for name in ("quick", "full")}
     findings = []
     for finding in diagnose(configs, options.seconds):
         findings.append(finding)

@@ -19,7 +19,7 @@ Score a network on photos that it has not learned from; writes a model card besi
   python scripts/evaluate.py ckpt=runs/mine/2026-01-31_12-00-00-000000/mine.safetensors content=holiday/ photos=20,10,5
   python scripts/evaluate.py ckpt=old.safetensors painting=starry_night
 
-  ckpt=FILE|NAME        an inference file, a training checkpoint, or a style as in stylize.py
+  ckpt=FILE|NAME        a .safetensors, a training checkpoint, a peer's .pth, or a style as in stylize.py
   content=DIR           photos; default: those that ship; without those that the network learned from, where DIR is
                         still the folder it was trained on
   sizes=256,512,1024    long sides (px); a photo smaller than a size is left out there, and said
@@ -207,15 +207,12 @@ def _held_out(photos: list[Path], root: Path, learned_from: list[dict[str, Any]]
 
     Raises `UserError` where all were learned from.
     """
-    from impasto.data.photos import split
-    from impasto.data.scan import fingerprint
+    from impasto.data.scan import fingerprint, short_key
 
-    left = photos
+    left, folder = photos, fingerprint(photos, root, times=False)[:16]
     for learned in learned_from:
-        training, held_out = split(photos, learned.get("validation", 0), learned.get("seed") or 0)
-        for taken, others in ((training, held_out), (photos, [])):  # validated by its own, or by another folder's
-            if fingerprint(taken, root, times=False)[:16] == learned.get("sha256"):
-                left = [photo for photo in left if photo in others]
+        if learned.get("folder") == folder:
+            left = [photo for photo in left if short_key(photo, root) in learned.get("held_out", [])]
     if not left:
         raise UserError(f"the network has learned from all photos in content={root}: say others to judge it by")
     if len(left) < len(photos):

@@ -52,6 +52,8 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
             words = [*words, f"hydra.run.dir={place}"]  # whatever its own words
     else:
         place = Path(cli.at_home(resume))
+        if not place.exists():
+            raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
     begun = begun_with(place)
     # another data= ends what was said of the one before, as data.root=, and another data.root= what data= it was
     changed = tuple(f"{key}." for key, word in given.items() if word not in begun)

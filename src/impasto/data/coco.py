@@ -86,7 +86,8 @@ def fetch(
                     _pack(zipped, folder, size)
                 else:
                     unpack(zipped, folder)
-            fetched.unlink(missing_ok=True)
+            for left in root.glob(f".{part}.zip*"):  # what was fetched of it before the user brought it, too
+                left.unlink()
             log.info("Prepared %s" if part in missing else "%s is there already", folder)
 
 

@@ -26,7 +26,7 @@ from impasto.data.photos import (
     source_size,
     split,
 )
-from impasto.data.scan import GLANCE, KINDS, Reject, look, report, scan, unfit
+from impasto.data.scan import GLANCE, KINDS, Reject, fingerprint, look, report, scan, short_key, unfit
 from impasto.errors import UserError
 from impasto.hardware import cores
 from impasto.image import find_images
@@ -38,9 +38,9 @@ log = logging.getLogger("impasto")
 class ContentDataModule(pl.LightningDataModule):
     """Batches of content photos, RGB in [0, 1], shape (batch_size, 3, image_size, image_size), channels last.
 
-    `root` is any folder of images. Validation photos come from `validation_root`, and are not learned from where `root`
-    has them, too, or are held out of `root`: `validation` of them (at most a third), chosen by `seed`; a single photo
-    serves as both.
+    `root` is any folder of images. Validation photos come from `validation_root`, none of whose photos are learned from
+    where `root` has them, too, or are held out of `root`: `validation` of them (at most a third), chosen by `seed`; a
+    single photo serves as both.
     Photos that are corrupt, tiny (a short side below `image_size`), grey or there twice are named and left out
     (`rejects`), those of the kinds in `keep` ("grey,tiny") are not; `trusted` folders are not looked through.
     `pack` (auto, true, false) has all photos of `root` decoded and resized once, into `packs`: the samples stay the
@@ -100,11 +100,13 @@ class ContentDataModule(pl.LightningDataModule):
         self.root, self.workers, self.timeout = Path(root), workers, timeout
         self.short_side = source_size(image_size, min_scale)
         self.packed: PackedPhotos | None = None
+        self.folder = ""  # of photos in files, their fingerprint
         if is_pack(self.root):
             self.packed, how = _ready_pack(self.root, self.short_side, validation_root), f"packed in {root}"
             photos, looked = self.packed.paths, self.packed.photos
         else:
             photos = find_images(root)
+            self.folder = fingerprint(photos, self.root, times=False)[:16]
             looked = [] if trusted else scan(photos, self.root, Path(packs))
         self.rejects: list[Reject] = [] if trusted else unfit(looked, image_size, kept)
         report(self.rejects, len(looked), self.root, max_rejects)
@@ -115,9 +117,11 @@ class ContentDataModule(pl.LightningDataModule):
         left_out = {self.root / reject.photo for reject in self.rejects}
         photos = [path for path in photos if path not in left_out]
         if validation_root is not None:
-            self.validation, hashes = _readable(chosen(find_images(validation_root), validation, seed))
+            apart = find_images(validation_root)
+            self.validation, hashes = _readable(chosen(apart, validation, seed))
             same = {self.root / photo.name for photo in looked if photo.sha256 in hashes}
-            self.training = _without(photos, self.validation, same)
+            apart = self.validation if Path(validation_root).resolve() == self.root.resolve() else apart
+            self.training = _without(photos, apart, same)
         else:
             self.training, self.validation = split(photos, validation, seed)
             if not self.validation:
@@ -126,6 +130,15 @@ class ContentDataModule(pl.LightningDataModule):
         log.info(
             "Content: %d photos for training, %d for validation, %s", len(self.training), len(self.validation), how
         )
+
+    def held_out(self) -> list[str]:
+        """Photos of `root` that are validated with, and not learned from, each by `short_key`."""
+        learned = set(self.training)
+        return [
+            short_key(path, self.root)
+            for path in self.validation
+            if path.is_relative_to(self.root) and path not in learned
+        ]
 
     def setup(self, stage: str) -> None:
         """Compare the ranks, before a checkpoint is read. Raises `UserError` where they differ."""
@@ -246,7 +259,7 @@ def _readable(photos: list[Path]) -> tuple[list[Path], set[str]]:
 
 
 def _without(photos: list[Path], validation: list[Path], same: set[Path]) -> list[Path]:
-    """The photos to learn from: without validation photos, by their files or as files `same` as they.
+    """The photos to learn from: without those of a `validation` folder, and without files the `same` as its chosen.
 
     Raises `UserError` where none is left.
     """

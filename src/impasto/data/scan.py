@@ -132,6 +132,11 @@ def fingerprint(paths: Sequence[Path], root: str | os.PathLike[str], times: bool
     return digest.hexdigest()
 
 
+def short_key(photo: Path, root: str | os.PathLike[str]) -> str:
+    """Ten letters for a photo by its place in a folder, which do not tell its name."""
+    return hashlib.sha256(os.fsencode(photo.relative_to(root).as_posix())).hexdigest()[:10]
+
+
 def folder_key(root: Path) -> str:
     """A short name for a folder by its place: many are called photos."""
     return hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:6]

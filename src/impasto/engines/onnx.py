@@ -48,9 +48,7 @@ class OnnxEngine:
             raise UserError(f"{str(path)!r} is no ONNX graph, or a damaged one: {one_line(error)}") from None
         if running != PROVIDERS[self.device]:
             if device != "auto":
-                raise UserError(
-                    f"device={device}: this ONNX Runtime cannot load {PROVIDERS[device]}: is CUDA installed?"
-                )
+                raise UserError(f"device={device}: this ONNX Runtime cannot load it: is its version of CUDA here?")
             self.device = next((name for name in PROVIDERS if PROVIDERS[name] == running), running)
         ends = [(end.name, end.type) for end in (*self.session.get_inputs(), *self.session.get_outputs())]
         if not isinstance(record, dict) or ends != [("content", "tensor(float)"), ("stylized", "tensor(float)")]:

@@ -49,7 +49,8 @@ def _reached(curves: Mapping[str, Sequence[dict[str, float]]]) -> list[dict[str,
     target, lines = curves["reference"][-1], []
     for name, curve in curves.items():
         last = curve[-1]
-        reached = next((point for point in curve if point["loss"] <= target["loss"]), None)
+        # the start has taken no time: what begins there has it at the first check
+        reached = next((point for point in curve[1:] if point["loss"] <= target["loss"]), None)
         lines.append(
             {
                 "": name,
