@@ -368,8 +368,8 @@ def test_films_are_coded_as_players_know_it(stylize, tmp_path, suffix, pix_fmt, 
 
 def test_a_film_ends_when_it_did(stylize, tmp_path):
     """MP4 has its frames' durations in the order of decoding."""
-    times = [0, 512, 1024, 1536, 2048, 12800 * 30, 12800 * 30 + 512, 12800 * 30 + 1024]
-    source = make_clip(tmp_path / "in.mp4", frames=8, times=times)
+    times = [0, 12800 * 10, 12800 * 40, 12800 * 40 + 512]
+    source = make_clip(tmp_path / "in.mp4", frames=4, times=times)
     seconds = []
     for path in (source, photo(stylize, source, tmp_path / "out.mp4"), photo(stylize, source, tmp_path / "out.mkv")):
         with av.open(str(path)) as container:
