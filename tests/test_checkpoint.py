@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from impasto.checkpoint import load_network, load_training_checkpoint, save_network
+from impasto.checkpoint import load_network, load_training_checkpoint, same_photos, save_network
 from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
 
@@ -138,3 +138,12 @@ def test_training_checkpoints_are_read_without_executing_them(tmp_path, capsys):
         with pytest.raises(UserError, match=name):
             load_training_checkpoint(tmp_path / name)
     assert "executed" not in capsys.readouterr().out
+
+
+def test_photos_are_the_same_as_far_as_both_records_say():
+    before = {"content": {"sha256": "1", "photos": 9}, "seed": 3}
+    now = {"content": {"sha256": "1", "photos": 9, "folder": "2", "held_out": []}, "seed": 3}
+    assert same_photos(before, now)
+    assert same_photos({}, now)
+    assert not same_photos(before, {**now, "seed": 4})
+    assert not same_photos(before, {**now, "content": {**now["content"], "sha256": "0"}})

@@ -133,8 +133,13 @@ def test_a_folder_to_validate_with_is_not_learned_from(photos, tmp_path):
     data = ContentDataModule("mine", photos, 1, validation_root=within, image_size=16)
     assert set(data.training) == set(find_images(photos)) - inside
     assert data.held_out() == [short_key(path, photos) for path in data.validation]
-    data = ContentDataModule("mine", photos, 1, validation_root=photos, image_size=16)
-    assert len(data.training) == len(find_images(photos)) - 1
+    (tmp_path / "link").symlink_to(within)
+    linked = ContentDataModule("mine", photos, 1, validation_root=tmp_path / "link", image_size=16)
+    assert linked.held_out() == data.held_out()
+    for root in (photos, within):
+        data = ContentDataModule("mine", root, 1, validation_root=photos, image_size=16, seed=4)
+        assert len(data.training) == len(find_images(root)) - len(data.held_out())
+        assert len(data.held_out()) <= 1
 
 
 def test_coco_counts_as_prepared_when_both_parts_are_there(tmp_path):

@@ -8,7 +8,6 @@ import time
 import pytest
 
 from impasto import multirun
-from impasto.machine import TOGETHER
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -25,7 +24,8 @@ while not os.path.isdir(words.get("until", folder)):  # that another has begun
     time.sleep(0.01)
 time.sleep(float(words.get("seconds", 0.1)))
 with open(f"{folder}/done", "w") as file:
-    json.dump([start, time.monotonic(), os.environ.get("CUDA_VISIBLE_DEVICES")], file)
+    places = [os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["IMPASTO_RUNS_TOGETHER"]]
+    json.dump([start, time.monotonic(), *places], file)
 """
 
 
@@ -44,11 +44,12 @@ def test_runs_share_the_places_and_one_that_fails_stops_no_other(script, tmp_pat
     assert failed == [tmp_path / "runs" / "bad.log"]
     assert failed[0].read_text() == "training bad\nerror: bad\n"
     spans = [json.loads((folder / "done").read_text()) for folder in folders if folder.name != "bad"]
-    assert {gpu for _, _, gpu in spans} == {"4", "5"}
-    for start, end, gpu in spans:  # on one place one after another, on two at once
-        others = [other for other in spans if other != [start, end, gpu] and other[2] == gpu]
+    assert {gpu for _, _, gpu, _ in spans} == {"4", "5"}
+    assert {together for *_, together in spans} == {"2"}
+    for start, end, gpu, _ in spans:  # on one place one after another, on two at once
+        others = [other for other in spans if other[0] != start and other[2] == gpu]
         assert all(other[0] >= end or other[1] <= start for other in others)
-    assert sorted(start for start, *_ in spans)[1] < min(end for _, end, _ in spans)
+    assert sorted(start for start, *_ in spans)[1] < min(end for _, end, *_ in spans)
 
 
 def test_places_are_gpus_or_shares_of_the_cores(monkeypatch):
@@ -57,14 +58,14 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr(multirun, "cores", lambda: 18)
     assert multirun.places() == [{"CUDA_VISIBLE_DEVICES": "6"}, {"CUDA_VISIBLE_DEVICES": "7"}]
-    assert multirun.places(on_cpu=True) == [{"OMP_NUM_THREADS": "4", TOGETHER: "4"}] * 4
+    assert multirun.places(on_cpu=True) == [{"OMP_NUM_THREADS": "4"}] * 4
     whole = {"strategy": "auto", "devices": "auto", "accelerator": "auto"}
     for changes, room in (({}, 2), ({"accelerator": "cpu"}, 4), ({"devices": 2}, 1), ({"strategy": "ddp"}, 1)):
         assert len(multirun.places_for({**whole, **changes})) == room
     assert multirun.places_for({**whole, "devices": 2}) == [{}]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(multirun, "cores", lambda: 2)
-    assert multirun.places() == [{"OMP_NUM_THREADS": "2", TOGETHER: "1"}]
+    assert multirun.places() == [{"OMP_NUM_THREADS": "2"}]
 
 
 @pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])

@@ -84,6 +84,12 @@ def learned_in_all(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*learned, {**own, "seed": metadata.get("seed")}] if own else learned
 
 
+def same_photos(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the runs of two records have learned from the same photos, as far as both say."""
+    last, now = ((learned_in_all(record) or [{}])[-1] for record in (one, other))
+    return all(last[key] == now[key] for key in last.keys() & now.keys())
+
+
 def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a training checkpoint holds of ours: `step`, `net` (weights), `images_seen`, `architecture`, the record.
 

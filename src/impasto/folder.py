@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from impasto.animation import Animation
 from impasto.errors import PictureError, UserError
+from impasto.files import NAME_BYTES
 from impasto.image import find_images
 from impasto.job import Job, Look, default_output, json_line, read_content, result_suffix, write_result
 from impasto.picture import Picture
@@ -27,7 +28,6 @@ log = logging.getLogger("impasto")
 
 REPORT = "report.jsonl"
 REPORTS = "_report"  # a folder of stylize_many.py's
-NAME_BYTES = 255  # of a file, on all common file systems
 
 
 def stylize_folder(

@@ -62,12 +62,27 @@ def free_memory(device: "torch.device") -> int:
 
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    return free_main_memory()
+    return _free_main_memory() // _sharers
 
 
-def free_main_memory() -> int:
-    """Bytes that this process can still take of the machine's memory, within the limits set to it."""
-    return min([psutil.virtual_memory().available, *_below_address_limit(), *_below_group_limits()]) // _sharers
+def _free_main_memory() -> int:
+    return min([psutil.virtual_memory().available, *_below_address_limit(), *_below_group_limits()])
+
+
+class Room:
+    """Whether a pass fits into the machine's memory, asked before it is tried: the system would end the process.
+
+    What one has taken stays with the process (`keep_freed_memory`), so as much is not asked for again.
+    """
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    def take(self, needed: int) -> None:
+        """Raise `MemoryError` where so many bytes are neither held nor free."""
+        if needed > self.held and needed - self.held > _free_main_memory():
+            raise MemoryError
+        self.held = max(self.held, needed)
 
 
 def _below_address_limit() -> list[int]:

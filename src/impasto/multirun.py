@@ -29,7 +29,7 @@ def places(on_cpu: bool = False) -> list[dict[str, str]]:
         return [{"CUDA_VISIBLE_DEVICES": visible([gpu])} for gpu in range(count)]
     count = max(1, cores() // CORES)
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores() // count)}
-    return [{**threads, TOGETHER: str(count)}] * count
+    return [threads] * count
 
 
 def places_for(trainer: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -45,6 +45,7 @@ def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[d
     What a run says goes to a file beside its folder; returns the files of those that failed.
     One that fails leaves the others alone. Signals to stop are passed on, so that they can save.
     """
+    together = {TOGETHER: str(min(len(runs), len(places)))}
     free: queue.Queue[dict[str, str]] = queue.Queue()
     for place in places:
         free.put(place)
@@ -56,7 +57,9 @@ def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[d
         said.parent.mkdir(parents=True, exist_ok=True)
         try:
             with said.open("ab") as output:
-                process = subprocess.Popen(command, env={**os.environ, **place}, stdout=output, stderr=output)
+                process = subprocess.Popen(
+                    command, env={**os.environ, **together, **place}, stdout=output, stderr=output
+                )
                 started.append(process)
                 status = process.wait()
         finally:

@@ -22,12 +22,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
-from impasto.checkpoint import learned_in_all, save_network
+from impasto.checkpoint import learned_in_all, same_photos, save_network
 from impasto.data.content import ContentDataModule
 from impasto.data.scan import fingerprint, write_rejects
 from impasto.errors import UserError
 from impasto.events import Events
-from impasto.files import write_text
+from impasto.files import NAME_BYTES, write_text
 from impasto.guards import explained, guard
 from impasto.guards.batch_size import with_batch_size
 from impasto.initialisation import initialise
@@ -57,7 +57,7 @@ log = logging.getLogger("impasto")
 GRADIENT_CLIP = 30.0
 
 
-LONGEST_NAME = 240  # bytes: systems allow 255, with .safetensors
+LONGEST_NAME = NAME_BYTES - len(".safetensors")
 
 
 def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> Path:
@@ -88,7 +88,7 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         config = with_batch_size(config, resumed)
         module, painting = _module(config, resumed)
         data = _data(config, module)
-        if resumed and learned_in_all(resumed.content)[-1:] != learned_in_all(module.record)[-1:]:
+        if resumed and not same_photos(resumed.content, module.record):
             # gone on with by other photos, which leaves the first ones learned from
             module.record["init"] = {**module.record["init"], "learned": learned_in_all(resumed.content)}
         saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)

@@ -1,5 +1,6 @@
 """Hydra's configuration for the entry points that use it, with every mistake in one line."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from impasto import cli
 from impasto.assets import PHOTOS, nearest, painting
 from impasto.errors import UserError, one_line
+from impasto.files import NAME_BYTES
 
 # values without a default, and how to give them
 EXAMPLES = {
@@ -32,8 +34,6 @@ NUMBERS = {
 
 # numbers that may also be left to the program
 AUTOMATIC = ("data.batch_size",)
-
-NAME = 60  # letters of a style's name, in up to four bytes each
 
 # name → weight: any names, or none
 LAYERS = ("loss.style_layers", "loss.content_layers")
@@ -68,7 +68,8 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
                 f"{group} {option!r} is unknown{nearest(option, known)}; known: {', '.join(known)}{own}"
             ) from None
         except OverrideParseException as error:
-            raise UserError(f"{error.override!r} is not understood: write key=value, see --help") from None
+            word = str(error.override).removeprefix("++")
+            raise UserError(f"{word!r} is not understood: write key=value, see --help") from None
         except UserError:
             raise
         except (OmegaConfBaseException, ValueError) as error:  # of ~key, group=null
@@ -136,6 +137,7 @@ def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> 
 
 
 def stem(path: str) -> str:
-    """A name for files and folders from a path: `My painting (1).jpg` → `My_painting_1`; at most `NAME` letters."""
+    """A name for files and folders from a path: `My painting (1).jpg` → `My_painting_1`; as long as files may have."""
     words = "".join(letter if letter.isalnum() or letter in "-_" else " " for letter in Path(path).stem).split()
-    return "_".join(words)[:NAME] or "style"
+    longest = NAME_BYTES - len(".safetensors")
+    return os.fsencode("_".join(words))[:longest].decode("utf-8", "ignore") or "style"

@@ -65,7 +65,7 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
         rooms.append(places_for(trainer_of(config_dir, place, said) if begun_with(place) else trainer))
     if len(runs) < len(found):
         raise UserError(f"several runs would go to {str(folder)!r}: their words are the same, or too long for a name")
-    room = min(rooms, key=len)  # in which the run that takes most has its devices
+    room = min(rooms, key=lambda room: (len(room), room != [{}]))  # in which the run that takes most has its devices
     log.info("%d runs, %d at a time", len(runs), min(len(runs), len(room)))
     if failed := run_all(config_dir.parent / "train.py", runs, room):
         raise UserError(f"failed: {', '.join(map(str, failed))}")

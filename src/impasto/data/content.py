@@ -120,7 +120,8 @@ class ContentDataModule(pl.LightningDataModule):
             apart = find_images(validation_root)
             self.validation, hashes = _readable(chosen(apart, validation, seed))
             same = {self.root / photo.name for photo in looked if photo.sha256 in hashes}
-            apart = self.validation if Path(validation_root).resolve() == self.root.resolve() else apart
+            if self.root.resolve().is_relative_to(Path(validation_root).resolve()):  # of the same photos, a choice
+                apart = self.validation
             self.training = _without(photos, apart, same)
         else:
             self.training, self.validation = split(photos, validation, seed)
@@ -133,12 +134,9 @@ class ContentDataModule(pl.LightningDataModule):
 
     def held_out(self) -> list[str]:
         """Photos of `root` that are validated with, and not learned from, each by `short_key`."""
-        learned = set(self.training)
-        return [
-            short_key(path, self.root)
-            for path in self.validation
-            if path.is_relative_to(self.root) and path not in learned
-        ]
+        root, learned = self.root.resolve(), {path.resolve() for path in self.training}
+        held_out = [path for path in map(Path.resolve, self.validation) if path not in learned]
+        return [short_key(path, root) for path in held_out if path.is_relative_to(root)]
 
     def setup(self, stage: str) -> None:
         """Compare the ranks, before a checkpoint is read. Raises `UserError` where they differ."""

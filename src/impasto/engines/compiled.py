@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from impasto.engines.eager import memory_errors
 from impasto.errors import UserError, one_line
 from impasto.hardware import choose_device
-from impasto.memory import free_main_memory
+from impasto.memory import Room
 from impasto.models.transformer_net import TransformerNet
 from impasto.tiling.room import memory_of_pass
 
@@ -73,6 +73,7 @@ class CompiledEngine:
                 "export it anew on this machine, or take the .safetensors"
             )
         self.device, self.precision, self.metadata = wanted, str(record.get("precision")), record
+        self.room = Room()
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it remarks on the absence of a GPU
         try:
             self.model = torch._inductor.aoti_load_package(str(path))
@@ -88,8 +89,8 @@ class CompiledEngine:
             ends = [(margin, extent - side - margin) for extent, side in zip(extents, (height, width), strict=True)]
             content = np.pad(content, [(0, 0), (0, 0), *ends], mode="reflect")
         precision = "bfloat16" if self.precision == "bfloat16" else "float32"
-        if self.device == "cpu" and memory_of_pass(height, width, self.width, precision) > free_main_memory():
-            raise MemoryError  # before the system ends the process
+        if self.device == "cpu":
+            self.room.take(memory_of_pass(height, width, self.width, precision))
         content = np.ascontiguousarray(content)  # compiled code takes any memory for such, and does not look
         with torch.inference_mode(), memory_errors():
             stylized = self.model(torch.from_numpy(content).to(self.device)).cpu().numpy()

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from impasto.errors import UserError, one_line
-from impasto.memory import free_main_memory
+from impasto.memory import Room
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 PASS_BYTES = 25  # a pixel and channel at full resolution, at the peak: measured with 32 channels and 12 megapixels
@@ -55,13 +55,13 @@ class OnnxEngine:
             raise UserError(f"{str(path)!r} is an ONNX graph, but not one that Impasto exported")
         width = record.pop("width", 32)
         self.pixel_bytes = PASS_BYTES * (width if isinstance(width, int) else 32)
-        self.metadata = record
+        self.metadata, self.room = record, Room()
 
     def __call__(self, content: Float32[np.ndarray, "1 3 height width"]) -> Float32[np.ndarray, "1 3 height width"]:
         """The stylized image."""
         height, width = content.shape[2:]
-        if self.device == "cpu" and height * width * self.pixel_bytes > free_main_memory():
-            raise MemoryError  # before the system ends the process
+        if self.device == "cpu":
+            self.room.take(height * width * self.pixel_bytes)
         try:
             return self.session.run(None, {"content": content})[0]
         except Exception as error:

@@ -93,6 +93,7 @@ class Painter:
         logging.getLogger("impasto").addHandler(self.heard)
         try:
             (self.look,) = looks(job, networks)
+            self.heard.taken()  # of no picture
         except UserError as error:  # which would kill the worker, and those after it
             self.mistake = str(error)
 

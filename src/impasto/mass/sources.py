@@ -14,12 +14,12 @@ import fsspec
 import numpy as np
 
 from impasto.errors import UserError, one_line
+from impasto.files import NAME_BYTES
 from impasto.folder import REPORTS, painted_below
 from impasto.image import SUFFIXES, WRITABLE, find_images
 from impasto.mass import storage
 
 MANIFESTS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
-NAME_BYTES = 255  # of each part of a path, on all common file systems
 
 
 class Entry(NamedTuple):
