@@ -11,6 +11,7 @@ from impasto.engines import compiled, load_engine
 from impasto.engines.compiled import CompiledEngine, read_record
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
+from impasto.memory import Room
 from impasto.models.transformer_net import TransformerNet
 
 from .conftest import noise_image
@@ -41,6 +42,7 @@ def test_compiled_code_sees_what_it_takes_in_its_own_order_of_memory(margin):
     """It takes the bytes one after another, whatever the array's order is: photos come with their channels last."""
     engine = object.__new__(CompiledEngine)
     engine.device, engine.margin, engine.width, engine.precision = "cpu", margin, 4, "float32"
+    engine.room = Room()
 
     def model(content):
         assert content.is_contiguous()

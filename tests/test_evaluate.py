@@ -189,7 +189,7 @@ def test_the_folder_learned_from_is_judged_by_its_held_out_photos(tmp_path, smal
 
 
 def test_a_peers_network_is_scored_as_it_paints(tmp_path, monkeypatch, scored):
-    monkeypatch.setattr("impasto.export.load_peer_network", lambda path: (TransformerNet(4, 1), {}))
+    monkeypatch.setattr("impasto.export.load_peer_network", lambda path: (TransformerNet(4, 1, output="clamp"), {}))
     (tmp_path / "candy.pth").touch()
     options = EvaluateOptions(ckpt=str(tmp_path / "candy.pth"), painting="poppies")
     with pytest.raises(UserError, match="scored"):
