@@ -16,7 +16,7 @@ from impasto.hardware import cores, visible
 from impasto.machine import count_devices, rank, started_by
 
 GRACE = 3.0  # seconds in which the launcher ends the ranks that wait, once one has ended
-PATIENCE = "120"  # seconds in which ranks that are asked to stop can end their steps and save; from torch 2.12 or so on
+PATIENCE = "120"  # seconds in which ranks that are asked to stop can end their steps and save; in torch 2.11 it is 30
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")  # that the launcher passes on to the ranks
 
 

@@ -34,10 +34,8 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
         choices_for_this_machine(words)  # says what each run will choose
     taken = [word for word in words if word.partition("=")[0].lstrip("+") in LITERAL]  # as they are, commas and all
     named = any(word.startswith("hydra.run.dir=") for word in taken)
-    found, when = (
-        list[tuple[Path, list[str], dict[str, Any]]](),
-        datetime.now(),
-    )  # one time for all: folders are told apart by words
+    found = list[tuple[Path, list[str], dict[str, Any]]]()
+    when = datetime.now()  # one for all: folders are told apart by words
     swept = combinations([word for word in words if word not in taken])
     for word in list(taken):
         if several := _several(word):

@@ -134,9 +134,11 @@ class ContentDataModule(pl.LightningDataModule):
 
     def held_out(self) -> list[str]:
         """Photos of `root` that are validated with, and not learned from, each by `short_key`."""
-        root, learned = self.root.resolve(), {path.resolve() for path in self.training}
-        held_out = [path for path in map(Path.resolve, self.validation) if path not in learned]
-        return [short_key(path, root) for path in held_out if path.is_relative_to(root)]
+        root = self.root.resolve()
+        ours = [path for path in map(Path.resolve, self.validation) if path.is_relative_to(root)]
+        names = {path.name for path in ours}  # as resolving all takes seconds of a large folder
+        learned = {path.resolve() for path in self.training if path.name in names}
+        return [short_key(path, root) for path in ours if path not in learned]
 
     def setup(self, stage: str) -> None:
         """Compare the ranks, before a checkpoint is read. Raises `UserError` where they differ."""
