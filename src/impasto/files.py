@@ -12,6 +12,7 @@ from impasto.errors import UserError
 # of folders that may be written to but not read, and of shares that know no such thing: the file is there, whole
 UNSYNCED = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 NAME_BYTES = 255  # of a file, on all common file systems
+STYLE_BYTES = NAME_BYTES - len(".safetensors")  # of a style's name, after which its network's file is called
 UMASK = os.umask(0)  # read once: reading it sets it, for a moment, for all threads
 os.umask(UMASK)
 

@@ -32,7 +32,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 for library in ("PIL", "pyvips"):
     logging.getLogger(library).setLevel(logging.CRITICAL)
 
-HDR = (16, 18)  # ITU-T H.273's transfers: PQ, HLG
+HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273's transfers
 COMMON = ("JPEG", "PNG")  # which Pillow has at hand
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM")
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")

@@ -24,7 +24,6 @@ log = logging.getLogger("impasto")
 PATIENCE = 10.0  # s: the loaders' workers of a killed run, which hold its lock, look every 5 s whether it lives
 OVERRIDES = "overrides.yaml"  # of the run folder: the words of its command line, which Hydra calls so
 FREE = ("init", "architecture", "style", "images_seen")  # of the record: checked elsewhere, or meant to change
-
 TOLD_BY_OTHERS = ("content.folder", "content.held_out")  # of the record, flat: content.sha256 changes with them
 
 

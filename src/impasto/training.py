@@ -27,7 +27,7 @@ from impasto.data.content import ContentDataModule
 from impasto.data.scan import fingerprint, write_rejects
 from impasto.errors import UserError
 from impasto.events import Events
-from impasto.files import NAME_BYTES, write_text
+from impasto.files import STYLE_BYTES, write_text
 from impasto.guards import explained, guard
 from impasto.guards.batch_size import with_batch_size
 from impasto.initialisation import initialise
@@ -57,9 +57,6 @@ log = logging.getLogger("impasto")
 GRADIENT_CLIP = 30.0
 
 
-LONGEST_NAME = NAME_BYTES - len(".safetensors")
-
-
 def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> Path:
     """Train as the resolved configuration says; returns the inference file, `run_dir/<style>.safetensors`.
 
@@ -78,8 +75,8 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
     name = config["style"]["name"]
     if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
         raise UserError(f"style.name={name!r} should do as a file name")
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        raise UserError(f"style.name={name!r} is too long for a file name: it may have {LONGEST_NAME} bytes")
+    if len(os.fsencode(name)) > STYLE_BYTES:
+        raise UserError(f"style.name={name!r} is too long for a file name: it may have {STYLE_BYTES} bytes")
     with StopSignals() as stops, ExitStack() as held:
         there = run_dir.is_dir()
         if there:  # before its checkpoints are looked at

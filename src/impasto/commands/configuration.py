@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from impasto import cli
 from impasto.assets import PHOTOS, nearest, painting
 from impasto.errors import UserError, one_line
-from impasto.files import NAME_BYTES
+from impasto.files import STYLE_BYTES
 
 # values without a default, and how to give them
 EXAMPLES = {
@@ -139,5 +139,4 @@ def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> 
 def stem(path: str) -> str:
     """A name for files and folders from a path: `My painting (1).jpg` → `My_painting_1`; as long as files may have."""
     words = "".join(letter if letter.isalnum() or letter in "-_" else " " for letter in Path(path).stem).split()
-    longest = NAME_BYTES - len(".safetensors")
-    return os.fsencode("_".join(words))[:longest].decode("utf-8", "ignore") or "style"
+    return os.fsencode("_".join(words))[:STYLE_BYTES].decode("utf-8", "ignore") or "style"

@@ -14,6 +14,7 @@ from av.packet import Packet
 
 from impasto.errors import UserError
 from impasto.picture import Picture
+from impasto.picture_files import HDR
 from impasto.progress import progress_bar
 from impasto.video.ahead import ahead
 from impasto.video.clip import Clip, Frames, Pictures, open_frames
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("impasto")
 
-HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273's transfers
 Memory = dict[str, np.ndarray]
 PART = 96  # frames: what is lost at most when a run is stopped; each costs a key frame
 
