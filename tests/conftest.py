@@ -22,6 +22,8 @@ from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import LAYERS, VGG19Features
 from impasto.tensors import to_tensor
 
+from . import ranks
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -50,6 +52,22 @@ def network_file(tmp_path: Path, small_net: TransformerNet) -> Path:
     path = tmp_path / "networks" / "test.safetensors"
     save_network(path, small_net, {"style": {"name": "test"}})
     return path
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets variables, having removed what torchrun or Slurm may have set for the tests themselves."""
+    others = ("NTASKS_PER_NODE", "CPUS_PER_TASK", "STEP_NUM_TASKS", "STEP_NUM_NODES")
+    slurm = [f"SLURM_{name}" for name in others]
+    for name in [*ranks.torchrun(0, 1), *ranks.srun(0, 1), *slurm, "MASTER_PORT", "OMP_NUM_THREADS"]:
+        monkeypatch.setenv(name, "")  # so that it is put back, whatever the test sets
+        monkeypatch.delenv(name)
+
+    def environment(variables: dict[str, str], **others: str) -> None:
+        for name, value in {**variables, **others}.items():
+            monkeypatch.setenv(name, value)
+
+    return environment
 
 
 def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -103,19 +103,11 @@ def test_ranks_share_validation_photos_evenly(photos, tmp_path, world_size):
     assert world_size not in (1, 2, 3, 6) or set(shown.values()) == {1}
 
 
-@pytest.mark.parametrize(
-    ("environment", "workers"),
-    [({}, 8), ({"SLURM_NTASKS": "4", "SLURM_CPUS_PER_TASK": "6"}, 6), ({"SLURM_CPUS_PER_TASK": "32"}, 8)],
-)
-def test_each_gpus_process_reads_with_its_share_of_the_cores(photos, monkeypatch, environment, workers):
-    """Slurm's tasks have their cores to themselves; one task's are shared by the processes that it starts."""
-    monkeypatch.delenv("SLURM_NTASKS", raising=False)
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(module, "cores", lambda: 32)
+@pytest.mark.parametrize(("device", "cores", "workers"), [("cpu", 8, 1), ("cuda", 8, 8), ("cuda", 99, 16)])
+def test_a_gpus_process_reads_with_its_cores(photos, monkeypatch, device, cores, workers):
+    monkeypatch.setattr(module, "cores_of_rank", lambda ranks: cores)
     data = ContentDataModule("folder", photos, 2, image_size=32)
-    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")), num_devices=4)
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), num_devices=4)
     assert data._loading()["num_workers"] == workers
 
 

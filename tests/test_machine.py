@@ -8,32 +8,13 @@ from . import ranks
 OPTIONS = {"devices": "auto", "accelerator": "cpu", "precision": "auto"}
 
 
-@pytest.fixture
-def environment(monkeypatch):
-    """Set variables, having removed what torchrun or Slurm may have set for the tests themselves."""
-    others = ("SLURM_NTASKS_PER_NODE", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "MASTER_PORT", "OMP_NUM_THREADS")
-    for name in [*ranks.torchrun(0, 1), *ranks.srun(0, 1), *others]:
-        monkeypatch.setenv(name, "")  # so that it is put back, whatever the test sets
-        monkeypatch.delenv(name)
-
-    def environment(variables, **others):
-        for name, value in {**variables, **others}.items():
-            monkeypatch.setenv(name, value)
-
-    return environment
-
-
 def test_torchrun_places_the_processes(environment):
     environment(ranks.torchrun(2, 3), GROUP_WORLD_SIZE="2")
-    assert machine.started_by() == "torchrun"
-    assert machine.rank() == 2
     assert machine.placement(OPTIONS) == (3, 2, None)
 
 
 def test_srun_places_the_processes(environment, monkeypatch):
     environment(ranks.srun(5, 8), SLURM_NNODES="2", SLURM_NTASKS_PER_NODE="8")  # the job's, of which this is a step
-    assert machine.started_by() == "srun"
-    assert machine.rank() == 5
     devices, nodes, plugin = machine.placement(OPTIONS)
     assert (devices, nodes) == (4, 2)
     assert not plugin.auto_requeue
@@ -78,30 +59,8 @@ def test_devices_that_contradict_the_launcher_get_a_word(environment, caplog, de
 def test_otherwise_the_configuration_does(environment, job):
     """Also in a job of Slurm's with one task, whose requeuing Lightning would take over, and in a shell in one."""
     environment(job)
-    assert machine.started_by() is None
-    assert machine.rank() == 0
     devices, nodes, plugin = machine.placement({**OPTIONS, "devices": 2})
     assert (devices, nodes, type(plugin).__name__) == (2, 1, "LightningEnvironment")
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        (ranks.srun(0, 4), 3),  # of 12 cores
-        ({**ranks.srun(0, 4), "SLURM_CPUS_PER_TASK": "5"}, 5),
-        ({**ranks.srun(0, 4), "OMP_NUM_THREADS": "7"}, None),
-        (ranks.srun(0, 32), 1),
-        (ranks.torchrun(0, 4), None),  # which has set OMP_NUM_THREADS
-        ({}, None),
-    ],
-)
-def test_tasks_on_a_node_share_its_cores(environment, monkeypatch, variables, expected):
-    environment(variables)
-    threads = []
-    monkeypatch.setattr(machine, "cores", lambda: 12)
-    monkeypatch.setattr(machine.torch, "set_num_threads", threads.append)
-    machine.share_cores()
-    assert threads == ([] if expected is None else [expected])
 
 
 @pytest.mark.parametrize(

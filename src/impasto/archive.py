@@ -32,16 +32,21 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
     except UserError:
         raise
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # torch has looked beyond the end
-            raise UserError(f"{shown} is damaged: its end is missing") from None
-        raise UnreadableError(f"{shown} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # no common base, and torch's texts advise to execute the file
-        if isinstance(error, MemoryError) or is_shortage(error):
-            raise UnreadableError(f"{shown} cannot be read: it takes more memory than there is") from None
-        if "unable to mmap" in str(error):  # which not every file system does
-            raise UnreadableError(f"{shown} cannot be read: {one_line(error)}") from None
+        if reason := _failing_system(error):
+            raise UnreadableError(f"{shown} cannot be read: {reason}") from None
+        if isinstance(error, OSError):
+            raise UserError(f"{shown} is damaged: its end is missing") from None
         raise UserError(f"{shown} is damaged, or holds more than weights: nothing in it is executed") from None
+
+
+def _failing_system(error: Exception) -> str | None:
+    """What kept the system from reading a file, where that and not the file itself is to blame."""
+    if isinstance(error, MemoryError) or is_shortage(error):
+        return "it takes more memory than there is"
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a look beyond the file's end
+        return error.strerror or str(error)
+    return one_line(error) if "unable to mmap" in str(error) else None  # which not every file system does
 
 
 def check_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -68,11 +73,9 @@ def check_sums(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
-    except MemoryError:
-        raise UnreadableError(f"{str(path)!r} cannot be read: it takes more memory than there is") from None
     except Exception as error:  # of zipfile and zlib: no common base
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a look beyond the end
-            raise UnreadableError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
+        if reason := _failing_system(error):
+            raise UnreadableError(f"{str(path)!r} cannot be read: {reason}") from None
         part = one_line(error)
     if part is not None:
         raise UserError(f"{str(path)!r} is damaged: its checksums are wrong, first in {one_line(part)}")

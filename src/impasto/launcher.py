@@ -13,7 +13,8 @@ from typing import Any
 
 from impasto.errors import UserError, one_line
 from impasto.hardware import cores, visible
-from impasto.machine import count_devices, rank, started_by
+from impasto.machine import count_devices
+from impasto.ranks import rank, started_by
 
 GRACE = 3.0  # seconds in which the launcher ends the ranks that wait, once one has ended
 PATIENCE = "120"  # seconds in which ranks that are asked to stop can end their steps and save; in torch 2.11 it is 30

@@ -8,7 +8,8 @@ import pooch
 import torch
 
 from impasto.errors import UserError
-from impasto.hardware import bfloat16_is_fast, compiler, cores
+from impasto.hardware import bfloat16_is_fast, compiler
+from impasto.ranks import started_by, tasks_per_node
 
 log = logging.getLogger("impasto")
 
@@ -16,25 +17,6 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # the weights are float32 in all of them
 TOGETHER = "IMPASTO_RUNS_TOGETHER"  # environment: how many runs share this machine's processors and memory
 COMPILE_FROM = 50_000  # images on a GPU: below, a cold compilation costs more than it saves, by estimate
-
-
-def started_by() -> str | None:
-    """`torchrun` or `srun`, where one of them started this process as one of several ranks."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # first, as torchrun may run under srun
-        return "torchrun"
-    return "srun" if _tasks() > 1 else None
-
-
-def _tasks() -> int:
-    """Slurm's tasks of this step: an interactive shell is a step of one, whatever its job has."""
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1)
-
-
-def rank() -> int:
-    """This process among all of the run's, also before Lightning has set them up."""
-    variables = {"torchrun": "RANK", "srun": "SLURM_PROCID"}
-    starter = started_by()
-    return int(os.environ.get(variables[starter], 0)) if starter else 0
 
 
 def placement(options: dict[str, Any]) -> tuple[Any, int, Any]:
@@ -50,7 +32,7 @@ def placement(options: dict[str, Any]) -> tuple[Any, int, Any]:
     if starter == "torchrun":
         devices, nodes, plugin = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"]), None
     else:
-        devices, nodes = _tasks_per_node()
+        devices, nodes = tasks_per_node()
         os.environ["SLURM_NTASKS_PER_NODE"] = str(devices)  # may be the batch job's, not the step's
         os.environ.setdefault("MASTER_PORT", str(_port()))
         plugin = SLURMEnvironment(auto_requeue=False)
@@ -61,26 +43,10 @@ def placement(options: dict[str, Any]) -> tuple[Any, int, Any]:
     return devices, nodes, plugin
 
 
-def _tasks_per_node() -> tuple[int, int]:
-    tasks, nodes = _tasks(), int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES") or 1)
-    if tasks % nodes:
-        raise UserError(f"srun has {tasks} tasks on {nodes} nodes: --ntasks-per-node spreads them evenly")
-    if "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ:
-        log.warning("this seems to be a batch script, not one of its %d tasks: srun python train.py starts them", tasks)
-    return tasks // nodes, nodes
-
-
 def _port() -> int:
     """One port for all ranks of a step, another one for the next job or step on the same node."""
     job, step = (int(os.environ.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     return 10_000 + (101 * job + step) % 22_000  # below those that systems hand out themselves
-
-
-def share_cores() -> None:
-    """Leave each of srun's ranks on a node its part of the cores, unless OMP_NUM_THREADS says how many."""
-    if started_by() == "srun" and "OMP_NUM_THREADS" not in os.environ:
-        share = int(os.environ.get("SLURM_CPUS_PER_TASK", cores() // _tasks_per_node()[0]))
-        torch.set_num_threads(max(1, share))
 
 
 def check_accelerator(accelerator: str) -> None:

@@ -16,8 +16,8 @@ from impasto.checkpoint import build_network, load_training_checkpoint
 from impasto.errors import UnreadableError, UserError
 from impasto.files import whole_file
 from impasto.lock import held
-from impasto.machine import rank
 from impasto.models.transformer_net import TransformerNet
+from impasto.ranks import rank
 
 log = logging.getLogger("impasto")
 

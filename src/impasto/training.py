@@ -32,18 +32,11 @@ from impasto.guards import explained, guard
 from impasto.guards.batch_size import with_batch_size
 from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
-from impasto.machine import (
-    check_accelerator,
-    choose_precision,
-    count_devices,
-    placement,
-    rank,
-    share_cores,
-    worth_compiling,
-)
+from impasto.machine import check_accelerator, choose_precision, count_devices, placement, worth_compiling
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import smallest_input
 from impasto.module import StyleTransferModule
+from impasto.ranks import rank, share_cores
 from impasto.resume import OVERRIDES, Resumed, alone, checkpoints, find
 from impasto.saving import SavedRun, WholeCheckpoints
 from impasto.schedule import Schedule

@@ -20,8 +20,8 @@ NAME = 200  # letters, at most, of a folder's name that says what is swept
 
 def train_all(config_dir: Path, words: Sequence[str]) -> None:
     """A run for each combination of the values given with commas. Raises `UserError` naming the logs of failed runs."""
-    from impasto.machine import started_by
     from impasto.multirun import places_for, run_all
+    from impasto.ranks import started_by
     from impasto.resume import begun_with
 
     if started_by():

@@ -132,7 +132,7 @@ def choices_for_this_machine(words: Sequence[str]) -> list[str]:
 
 
 def _say(line: str) -> None:
-    from impasto.machine import rank
+    from impasto.ranks import rank
 
     if rank() == 0:
         print(line, flush=True)

@@ -28,8 +28,8 @@ from impasto.data.photos import (
 )
 from impasto.data.scan import GLANCE, KINDS, Reject, fingerprint, look, report, scan, short_key, unfit
 from impasto.errors import UserError
-from impasto.hardware import cores
 from impasto.image import find_images
+from impasto.ranks import cores_of_rank
 from impasto.stopping import ignore_stops
 
 log = logging.getLogger("impasto")
@@ -215,10 +215,7 @@ class ContentDataModule(pl.LightningDataModule):
         workers = self.workers
         if workers is None:
             on_cpu = trainer.strategy.root_device.type == "cpu"
-            share = cores() // max(1, trainer.num_devices)
-            if "SLURM_CPUS_PER_TASK" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:  # each its own cores
-                share = int(os.environ["SLURM_CPUS_PER_TASK"])
-            workers = 1 if on_cpu else max(1, min(16, share))
+            workers = 1 if on_cpu else min(16, cores_of_rank(trainer.num_devices))
         return {
             "num_workers": workers,
             "timeout": self.timeout if workers else 0,  # which would be for workers

@@ -13,16 +13,9 @@ from rich.filesize import decimal
 
 from impasto.errors import UserError
 from impasto.hardware import peak_memory, restart_peak
-from impasto.machine import (
-    TOGETHER,
-    count_devices,
-    device_type,
-    first_device,
-    placement,
-    started_by,
-    trains_in_bfloat16,
-)
+from impasto.machine import TOGETHER, count_devices, device_type, first_device, placement, trains_in_bfloat16
 from impasto.memory import free_memory, give_freed_memory_back, is_shortage, keep_freed_memory
+from impasto.ranks import started_by
 from impasto.rehearsal import Rehearsal
 from impasto.resume import Resumed
 
