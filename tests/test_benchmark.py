@@ -9,6 +9,7 @@ import torch
 import yaml
 from torch.testing import assert_close
 
+from impasto.assets import STYLES
 from impasto.benchmark import contestants
 from impasto.benchmark.contestants import Learner, command, learner, textbook_gflop
 from impasto.benchmark.measure import Contestant, alternate, machine, rows, table
@@ -17,6 +18,7 @@ from impasto.benchmark.task import check_agreement
 from impasto.benchmark.tasks import TAKES, TASKS, rival
 from impasto.benchmark.tasks.quality import _reached
 from impasto.benchmark.tasks.scaling import growth
+from impasto.checkpoint import load_network
 from impasto.commands.benchmark import benchmark
 from impasto.errors import UserError
 from impasto.hardware import bfloat16_is_fast
@@ -104,6 +106,21 @@ def test_contestants_take_turns_and_are_compared_with_the_first():
     assert table([slow, fast]).splitlines()[1] == "| --- | --- | --- | --- | --- | --- |"
 
 
+def threads():
+    return torch.get_num_threads
+
+
+def test_contestants_have_the_threads_that_the_result_names():
+    """Also where they are forked, upon which a process of ours has but one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with Contestant("a", threads) as contestant:
+            assert contestant.run() == machine()["threads"] == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def dying():
     return lambda: exec("import os; os._exit(9)")
 
@@ -174,6 +191,31 @@ def test_a_start_that_is_good_enough_has_it_at_the_first_check():
         "ours": [{"seconds": s, "images": i, "loss": loss} for s, i, loss in ((0, 0, 5), (3, 40, 4), (6, 80, 3))],
     }
     assert [line["times faster"] for line in _reached(curves)] == [1, 3]
+
+
+def test_the_reference_is_as_fast_as_itself():
+    """Its rate is constant, so it may lose again what it has reached."""
+    losses = {"reference": (9, 6.0, 6.2, 6.1), "ours": (9, 6.3, 6.05, 5.0), "never": (9, 8, 8, 8)}
+    curves = {
+        name: [{"seconds": 5 * i, "images": 40 * i, "loss": loss} for i, loss in enumerate(of)]
+        for name, of in losses.items()
+    }
+    assert [line["times faster"] for line in _reached(curves)] == [1, 0.5, ""]
+
+
+def test_a_start_is_taken_as_training_takes_it():
+    learner = Learner(False, start="great_wave.safetensors", style_size=64)
+    assert learner.net.training
+    assert "margin" not in learner.net.arguments
+    assert all(parameter.requires_grad for parameter in learner.net.parameters())
+    shipped = load_network(STYLES / "great_wave.safetensors")[0].state_dict()
+    assert all(torch.equal(tensor, shipped[name]) for name, tensor in learner.net.state_dict().items())
+
+
+def test_a_place_that_cannot_be_written_is_told_of_before_the_work(tmp_path):
+    (tmp_path / "train.json").mkdir()
+    with pytest.raises(UserError, match=r"cannot write '.*train.json'"):
+        benchmark(["train", f"output={tmp_path}"])
 
 
 def test_time_to_quality_writes_curves_and_a_plot(tmp_path, caplog):

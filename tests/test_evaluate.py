@@ -13,6 +13,7 @@ from impasto.commands.evaluate import EvaluateOptions, _objective, evaluate
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
 from impasto.evaluation import scores as module
+from impasto.evaluation.artefacts import Finding
 from impasto.image import find_images
 from impasto.models.transformer_net import TransformerNet
 
@@ -20,6 +21,10 @@ from .conftest import ROOT, noise_image
 from .test_optimization import Quadratic
 
 CONFIGS = ROOT / "configs"
+RECORD = ("style", "strength", "loss", "vgg", "content", "seed")
+LINE = {"size": 96, "start": "noise", "least": 7, "median": 7, "most": 7, "limit": 9, "photos": [{}]}
+SCORES = {"worth": [LINE], "skipped": [], "terms": {}, "similarity": {"ssim": 0.5}, "artefacts": [], "machine": {}}
+SCORES |= {"precision": "float32"}
 HELD_OUT = ["picos_de_europa.jpg", "dahlia.jpg", "coffee.jpg"]  # of the bundled photos by seed 0, the large ones first
 
 
@@ -57,9 +62,9 @@ def test_a_report_has_everything(run, recorded):
     assert "dahlia.jpg is smaller than 700 px" in result.stderr
     assert scores["terms"]["style/relu1_1"].keys() == {"identity", "network", "optimizer"}
     assert scores["terms"]["content"]["identity"] == 0
-    assert -1 <= scores["similarity"]["ssim"] <= 1
-    assert str(scores["similarity"]["lpips"]).startswith("skipped: ") or scores["similarity"]["lpips"] >= 0
+    assert scores["similarity"].keys() == {"ssim", "photos", "short side", "lpips"}
     assert len(scores["artefacts"]) == 6
+    assert all(finding["value"] <= finding["worst"] for finding in scores["artefacts"])
     assert [line["size"] for line in card["speed"]] == [96, 700]
     assert all(line["ms"] > 0 and line["peak MB"] > 50 for line in card["speed"])
     page = recorded.with_suffix(".md").read_text()
@@ -70,7 +75,8 @@ def test_a_report_has_everything(run, recorded):
     assert "Skipped: dahlia.jpg at 700 px, coffee.jpg at 700 px." in page
     events = EventAccumulator(str(recorded.parent / "scores")).Reload()
     (worth,) = events.Scalars("worth/96/noise")
-    assert worth.value == (scores["worth"][0]["median"] or 2)
+    median = scores["worth"][0]["median"]
+    assert worth.value == (2 if median is None else median)
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
@@ -108,6 +114,40 @@ def test_of_half_a_record_the_default_objective_serves(recorded, caplog):
         caplog.clear()
         assert _objective(CONFIGS, {**record, **half})["loss"]["weights"]["style"] == 6
         assert any("does not say what it was trained for" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "part", [{"style": None}, {"style": {"name": ["a"]}}, {"content": {"name": "bundled"}}, {"seed": None}]
+)
+def test_records_that_say_little_are_no_obstacle(recorded, small_net, monkeypatch, part):
+    """Photos of which it is not known whether they were learned from are none to judge it by."""
+    _, record = load_network(recorded)
+    save_network(recorded, small_net, {**{key: record[key] for key in RECORD}, **part})
+    monkeypatch.setattr(module, "score", lambda *_: (SCORES, noise_image(64, 64)))
+    monkeypatch.setattr("impasto.losses.objective.build_objective", lambda *_: None)  # seconds
+    monkeypatch.setattr(module, "speed", lambda *_: [])
+    options = EvaluateOptions(ckpt=str(recorded), painting="poppies")
+    if "style" in part:
+        evaluate(CONFIGS, options)
+        assert recorded.with_suffix(".md").is_file()
+        return
+    with pytest.raises(UserError, match="has learned from all photos that ship"):
+        evaluate(CONFIGS, options)
+
+
+def test_a_second_evaluation_takes_the_place_of_the_first(recorded, monkeypatch):
+    """Neither is its sheet a photo to judge by, nor are its curves there twice."""
+    seen = []
+    monkeypatch.setattr("impasto.losses.objective.build_objective", lambda *_: None)  # seconds
+    monkeypatch.setattr(module, "score", lambda *given: seen.append(given[3]) or (SCORES, noise_image(64, 64)))
+    monkeypatch.setattr(module, "speed", lambda *_: [])
+    noise_image(96, 96).save(recorded.parent / "photo.png")
+    for _ in range(2):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), content=str(recorded.parent)))
+    assert seen == [[recorded.parent / "photo.png"]] * 2
+    events = EventAccumulator(str(recorded.parent / "scores")).Reload()
+    assert [event.value for event in events.Scalars("worth/96/noise")] == [7]
+    assert not list(recorded.parent.glob("events*"))  # which are the run's own
 
 
 def test_a_record_that_no_card_can_hold_is_told_before_the_scores(recorded, small_net, scored):
@@ -210,8 +250,10 @@ def test_a_peers_network_is_scored_as_it_paints(tmp_path, monkeypatch, scored):
         ({"iterations": 0}, "iterations=0 should be at least 1"),
         ({}, "the network's painting is none of those that ship: painting=FILE"),
         ({"painting": "stary_night"}, "did you mean 'starry_night'"),
-        ({"painting": "poppies", "content": "/nowhere"}, "there is no folder '/nowhere'"),
-        ({"painting": "poppies", "device": "tpu"}, "device is auto"),
+        ({"content": "/nowhere"}, "there is no folder '/nowhere'"),
+        ({"device": "tpu"}, "device is auto"),
+        ({"precision": "half"}, "precision is auto"),
+        ({"output": "/dev/null"}, "cannot write '/dev/null/test.json'"),
     ],
 )
 def test_mistakes_are_one_line(network_file, options, line):
@@ -312,6 +354,31 @@ def test_memory_that_runs_out_costs_that_size_alone(tmp_path, quadratic, monkeyp
     scores = scores_of(tmp_path, quadratic, sizes=[96, 64])
     assert [line["size"] for line in scores["worth"]] == [64, 64]
     assert "skipped: a.png at 96 px from content: it takes more memory than there is" in caplog.messages
+
+
+@pytest.mark.parametrize("part", ["artefacts", "_similarity"])
+def test_memory_that_runs_out_after_the_contest_costs_no_scores(tmp_path, quadratic, monkeypatch, caplog, part):
+    noise_image(300, 260).save(tmp_path / "a.png")
+
+    def hungry(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, part, hungry)
+    scores = scores_of(tmp_path, quadratic)
+    assert len(scores["worth"]) == 2
+    where = {"artefacts": "the artefact suite on a.png", "_similarity": "the similarity to the photo"}[part]
+    assert scores["skipped"] == [where]
+    assert f"skipped: {where}: it takes more memory than there is" in caplog.messages
+    assert (scores["artefacts"] == []) is (part == "artefacts")
+    assert isinstance(scores["similarity"]["ssim"], float) is (part == "artefacts")
+
+
+def test_a_measure_is_the_median_and_has_its_worst():
+    findings = [Finding("blobs", value, 0.25, "spots") for value in (0.1, 0.3, 0.2)]
+    typical = module._typical(findings)
+    assert (typical["value"], typical["worst"], typical["passed"]) == (0.2, 0.3, True)
+    typical = module._typical([*findings, Finding("blobs", float("nan"), 0.25, "spots")])
+    assert (typical["value"], typical["worst"], typical["passed"]) == (None, None, False)
 
 
 def test_a_panorama_too_low_for_vgg_is_passed_over(tmp_path, quadratic, monkeypatch, caplog):

@@ -77,8 +77,17 @@ def test_mistakes_are_one_line(shipped, words, line):
 def test_a_sheet_too_long_for_its_format_is_told_before_painting(shipped, monkeypatch):
     monkeypatch.setattr(Stylizer, "__call__", None)
     noise_image(200, 2).save(shipped / "strip.png")
-    with pytest.raises(UserError, match=r"gallery.webp': 16416×.* px do not fit into .webp"):
+    with pytest.raises(UserError, match=r"gallery.webp': 49232×.* px do not fit into .webp"):
         gallery([f"input={shipped}/strip.png", f"output={shipped}/gallery.webp", "size=16400"])
+
+
+def test_also_with_the_styles_columns(shipped, monkeypatch):
+    monkeypatch.setattr(Stylizer, "__call__", None)
+    (shipped / "folder").mkdir()
+    for name in ("a", "b"):
+        noise_image(200, 2).save(shipped / "folder" / f"{name}.png")
+    with pytest.raises(UserError, match=r"sheet.webp': 20040×.* px do not fit into .webp"):
+        gallery([f"input={shipped}/folder", f"output={shipped}/sheet.webp", "size=5000"])
 
 
 def test_a_gallery_trains_what_is_missing_and_draws(run, tmp_path):
@@ -148,6 +157,17 @@ def test_a_sheet_of_no_photos_is_told_before_training(tmp_path):
         with pytest.raises(UserError, match=line):
             train_gallery.train_gallery(ROOT, [f"sheet={sheet}", f"output={tmp_path}/out"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sheet_too_wide_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("impasto.multirun.run_all", None)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(29):
+        noise_image(30, 20).save(photos / f"{number}.png")
+    strengths = ",".join(map(str, range(1, 11)))
+    with pytest.raises(UserError, match=r"sheet=.*photos: rows of 291 pictures are too long: say fewer"):
+        train_gallery.train_gallery(ROOT, [f"sheet={photos}", f"strengths={strengths}", f"output={tmp_path}/out"])
 
 
 def test_a_network_of_other_words_is_not_taken_for_these(tmp_path, small_net):

@@ -221,6 +221,9 @@ def test_a_collapsed_network_is_noticed(module, monkeypatch, caplog):
     judge.validate(module, loader, verbose=False)
     with pytest.raises(UserError, match="the validation pictures are constant at 0 images.*, twice running: lower"):
         judge.validate(module, loader, verbose=False)
+    monkeypatch.setattr(module, "forward", lambda content, _: content * float("nan"))
+    with pytest.raises(UserError, match="the validation pictures are not finite at 0 images"):
+        judge.validate(module, loader, verbose=False)
     patient = Collapse("warn")
     for _ in range(3):
         trainer(patient, 1).validate(module, loader, verbose=False)

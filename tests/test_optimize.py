@@ -55,6 +55,8 @@ def test_it_paints_and_leaves_the_trace(run, tmp_path):
         (["content=a.png", "style=poppies", "optimizer=sgd"], "optimizer is lbfgs or adam, not 'sgd'"),
         (["content=a.png", "style=poppies", "iterations=0"], "iterations=0 should be at least 1"),
         (["content=a.png", "style=poppies", "learning_rate=-1"], "learning_rate=-1 should be above 0"),
+        (["content=a.png", "style=poppies", "learning_rate=true"], "learning_rate=True should be above 0"),
+        (["content=a.png", "style=poppies", "learning_rate=inf"], "learning_rate=inf should be above 0"),
         (["content=a.png", "style=poppies", "strength=0"], "strength=0 should be above 0"),
         (["content=a.png", "style=poppies", "precision=half"], "precision is auto, float32, bfloat16, not 'half'"),
         (["content=a.png", "style=poppies", "size=9"], "size=9: 9×6 px, and 16 are the least of a side"),

@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from impasto.assets import PHOTOS
 from impasto.checkpoint import load_network, load_training_checkpoint
+from impasto.commands.configuration import plain
+from impasto.commands.training_words import composed
 from impasto.errors import UserError
 from impasto.image import read_image
 
@@ -345,6 +347,17 @@ def test_a_preview_is_a_sheet_and_trains_nothing(tmp_path, monkeypatch, photos):
     width, height = read_image(tmp_path / "run" / "preview_sheet.jpg").size
     assert width >= 3 * 48
     assert height >= 4 * 40
+
+
+def test_a_preview_of_no_finite_objective_is_none(tmp_path, monkeypatch, photos):
+    from impasto import preview
+
+    monkeypatch.setattr(preview, "optimize", lambda *_, **__: [])
+    monkeypatch.setattr(preview, "SIZE", 48)
+    words = ["style=poppies", "stroke=40", "data=folder", f"data.root={photos}"]
+    with pytest.raises(UserError, match="the objective is not finite: lower strength or loss.weights"):
+        preview.preview(plain(composed(ROOT / "configs", words)), tmp_path)
+    assert not list(tmp_path.glob("*.jpg"))
 
 
 def test_a_previews_stroke_out_of_range_is_named():

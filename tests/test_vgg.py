@@ -158,6 +158,10 @@ def test_too_small_an_image_is_a_clear_error(vgg, layer, smallest):
         ({"layers": ["relu1_1"], "source": "keras"}, "oxford, torchvision or file"),
         ({"layers": ["relu1_1"], "source": "file"}, "vgg.path=FILE"),
         ({"layers": ["relu1_1"], "preprocessing": "bgr"}, "caffe or torchvision"),
+        (
+            {"layers": ["relu1_1"], "preprocessing": "torchvision"},
+            "preprocessing=torchvision is not that of vgg=oxford",
+        ),
         ({"layers": ["relu1_1"], "source": "file", "path": "/nowhere.pth"}, "no VGG19 file '/nowhere.pth'"),
     ],
 )

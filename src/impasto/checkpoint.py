@@ -22,6 +22,7 @@ from impasto.files import whole_file
 from impasto.models.transformer_net import TransformerNet
 
 FORMAT = 1
+PARTS = ("style", "schedule", "content", "init")  # of a record, each a mapping where it is there
 
 
 def save_network(path: str | os.PathLike[str], net: TransformerNet, metadata: Mapping[str, Any]) -> None:
@@ -52,15 +53,14 @@ def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str
     if not isinstance(header, dict) or header.get("format") != FORMAT or not _is_record(header):
         raise UserError(f"{shown} is a safetensors file, but not one that Impasto (format {FORMAT}) wrote")
     check_weights(tensors, path)
-    return build_network(header.get("architecture"), tensors, shown), header
+    return build_network(header.get("architecture"), tensors, shown), _without_empty(header)
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:
     """Whether the parts of a record that any reader relies on are of their kinds, where they are there."""
-    init = record.get("init") or {}
-    parts = (record.get(key) or {} for key in ("style", "schedule", "content"))
-    if not isinstance(init, dict) or not all(isinstance(part, dict) for part in parts):
+    if not all(isinstance(record.get(key) or {}, dict) for key in PARTS):
         return False
+    init = record.get("init") or {}
     learned = init.get("learned", [])
     if not isinstance(learned, list) or not all(isinstance(data, dict) for data in learned):
         return False
@@ -70,6 +70,11 @@ def _is_record(record: Mapping[str, Any]) -> bool:
             return False
         counts += [data.get("photos", 0), data.get("validation", 0), data.get("seed") or 0]
     return all(isinstance(count, int) and count >= 0 for count in counts)
+
+
+def _without_empty(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without its parts that are null."""
+    return {key: value for key, value in record.items() if value is not None or key not in PARTS}
 
 
 def images_in_all(metadata: Mapping[str, Any]) -> int:
@@ -108,7 +113,11 @@ def load_training_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{shown} is a checkpoint, but not one that Impasto's training wrote")
     check_weights(state, path)
     check_sums(Path(path))
-    return {**record, "step": step, "net": {name.removeprefix("net."): tensor for name, tensor in state.items()}}
+    return {
+        **_without_empty(record),
+        "step": step,
+        "net": {name.removeprefix("net."): tensor for name, tensor in state.items()},
+    }
 
 
 def build_network(architecture: Any, tensors: Mapping[str, Tensor], shown: str) -> TransformerNet:

@@ -63,6 +63,13 @@ class Events(Logger):
         self._add(step, summary.image(tag, image, dataformats="CHW"))  # type: ignore[no-untyped-call]  # torch
 
     @rank_zero_only
+    def add_hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Settings beside the metrics that they led to, for TensorBoard's HPARAMS."""
+        for part in summary.hparams(dict(settings), dict(metrics)):  # type: ignore[no-untyped-call]  # torch
+            self._add(0, part)
+        self.log_metrics(metrics, 0)
+
+    @rank_zero_only
     def settle(self) -> None:
         """Have all events on the disk, also after a power cut, as far as there is room."""
         self._append()

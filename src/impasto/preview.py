@@ -46,7 +46,9 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     pictures = []
     for objective in track(cases, description="Preview", transient=True):
         steps = list(optimize(objective, content, content, ITERATIONS, bfloat16=bfloat16))
-        pictures.append(to_image(steps[-1].image.cpu().numpy()) if steps else photo)
+        if not steps:
+            raise UserError("the objective is not finite: lower strength or loss.weights")
+        pictures.append(to_image(steps[-1].image.cpu().numpy()))
     captions = [f"strength={strength:g} stroke={stroke}" for strength in strengths for stroke in strokes]
     rows = wrapped(list(zip(captions, pictures, strict=True)), len(strokes))
     sheet = contact_sheet([[("photo", photo), ("painting", paintings[1])], *rows], SIZE)

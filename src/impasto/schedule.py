@@ -1,7 +1,7 @@
 """How long a run is, and its learning rate."""
 
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, inf, pi
 
 from impasto.errors import UserError
 
@@ -23,12 +23,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.images < 1 or self.warmup < 0:
-            raise UserError(f"schedule.images={self.images} should be at least 1, schedule.warmup={self.warmup} 0")
-        if not (self.learning_rate > 0 and 0 <= self.final <= 1):
-            raise UserError(
-                f"schedule.learning_rate={self.learning_rate} should be above 0, schedule.final={self.final} in 0…1"
-            )
+        for key, fits, range_ in (
+            ("images", self.images >= 1, "at least 1"),
+            ("warmup", self.warmup >= 0, "at least 0"),
+            ("learning_rate", 0 < self.learning_rate < inf, "above 0"),
+            ("final", 0 <= self.final <= 1, "in 0…1"),
+        ):
+            if not fits:
+                raise UserError(f"schedule.{key}={getattr(self, key)} should be {range_}")
 
     def rate(self, images_seen: int) -> float:
         """Learning rate of the step that starts after `images_seen` images."""

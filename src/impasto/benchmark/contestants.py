@@ -66,7 +66,9 @@ class Learner:
         torch.manual_seed(0)
         self.reference, self.device = reference, best_device()
         self.bfloat16 = not reference and precision == "auto" and bfloat16_is_fast(self.device)
-        net = load_network(STYLES / start)[0].requires_grad_() if start else TransformerNet(width)
+        net = TransformerNet(width)
+        if start:  # as training takes it: weights alone
+            net.load_state_dict(load_network(STYLES / start)[0].state_dict())
         vgg = VGG19Features([*STYLE_LAYERS, *CONTENT_LAYERS])
         target = to_tensor(read_image(painting(style), style_size))
         self.weights = LossWeights(**WEIGHTS)

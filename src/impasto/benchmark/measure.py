@@ -32,13 +32,14 @@ if FORKS:
 class Contestant:
     """A process that builds something to run, `build(**arguments)`, and runs it when told.
 
-    `keep` sets up its allocator as Impasto's commands do; the reference runs with the system's defaults.
+    `keep` sets up its allocator as Impasto's commands do; the reference runs with the system's defaults. It has as
+    many threads as this process.
     """
 
     def __init__(self, name: str, build: Callable[..., Callable[..., Any]], *, keep: bool = True, **arguments: Any):
         self.name, self.seconds, self.peak_mb = name, list[float](), 0
         self._connection, theirs = PROCESSES.Pipe()
-        self._process = PROCESSES.Process(target=_serve, args=(theirs, build, keep, arguments))
+        self._process = PROCESSES.Process(target=_serve, args=(theirs, build, keep, torch.get_num_threads(), arguments))
         self._process.start()
         theirs.close()
 
@@ -67,9 +68,12 @@ class Contestant:
         self._process.kill()
 
 
-def _serve(connection: Connection, build: Callable[..., Callable[..., Any]], keep: bool, arguments: Any) -> None:
+def _serve(
+    connection: Connection, build: Callable[..., Callable[..., Any]], keep: bool, threads: int, arguments: Any
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then closes the connection
     logging.getLogger("torch").setLevel(logging.ERROR)  # compilers remark on the absence of a GPU
+    torch.set_num_threads(threads)  # a fork has but one (`impasto.engines.eager`)
     if keep:
         keep_freed_memory()
     run, mistake = _told(build, arguments)

@@ -37,6 +37,7 @@ def benchmark(words: list[str]) -> None:
     from impasto.benchmark.plots import check_plotting, plot
     from impasto.benchmark.task import Options
     from impasto.benchmark.tasks import TAKES, TASKS
+    from impasto.files import check_place
 
     if not words or words[0] not in TASKS:
         hint = nearest(words[0], list(TASKS)) if words else ""
@@ -50,7 +51,8 @@ def benchmark(words: list[str]) -> None:
     if options.image_size is not None and (options.image_size < 16 or options.image_size % 4):
         raise UserError(f"image_size={options.image_size} should be a multiple of 4, 16 at least")
     folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)  # before minutes are spent
+    check_place(folder / f"{words[0]}.json")  # before minutes are spent
+    folder.mkdir(parents=True, exist_ok=True)
     result = TASKS[words[0]](options)
     path = save(folder, words[0], result)
     drawn = plot(words[0], result, folder)

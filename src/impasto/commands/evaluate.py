@@ -78,7 +78,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     from impasto.evaluation.scores import score, speed
     from impasto.export import load_any
     from impasto.files import check_place
-    from impasto.hardware import choose_device
+    from impasto.hardware import choose_device, takes_bfloat16
     from impasto.losses.objective import build_objective, read_painting
     from impasto.peers import precision_for
     from impasto.styles import find_checkpoint
@@ -86,18 +86,20 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     path = find_checkpoint(options.ckpt)
     net, metadata = load_any(path)
     check_card(metadata)
+    precision = precision_for(net, options.precision)
+    plan = Plan(sizes, photos, options.iterations, choose_device(options.device), precision)
+    takes_bfloat16(precision, plan.device.type)  # mistakes before VGG19 takes its time
+    ships = path.resolve().parent == STYLES.resolve()  # the package is no place for it
+    beside = Path("runs", path.stem, "scores") if ships else path.parent
+    folder = beside if options.output is None else Path(options.output)
+    check_place(folder / f"{path.stem}.json")
+    own = (folder / f"{path.stem}_sheet.jpg").resolve()  # of a run before, no photo
+    content = [photo for photo in _content(options, metadata) if photo.resolve() != own]
     objective_options = _objective(config_dir, metadata)
     painted_as = _painting(options, metadata)
     painting = read_painting(painted_as, objective_options["stroke"])
     vgg = {**objective_options["vgg"], **_vgg_file(options, objective_options["vgg"])}
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
-    precision = precision_for(net, options.precision)
-    plan = Plan(sizes, photos, options.iterations, choose_device(options.device), precision)
-    content = _content(options, metadata)
-    ships = path.resolve().parent == STYLES.resolve()  # the package is no place for it
-    beside = Path("runs", path.stem, "scores") if ships else path.parent
-    folder = beside if options.output is None else Path(options.output)
-    check_place(folder / f"{path.stem}.json")
     folder.mkdir(parents=True, exist_ok=True)
     scores, sheet = score(net, objective, painting, content, plan)
     if path.suffix == ".ckpt":
@@ -189,8 +191,9 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
     photos = shipped = find_images(PHOTOS)
     for learned in learned_in_all(metadata):
         if learned.get("name") == "bundled":
-            judged_by_others = learned["photos"] + learned["validation"] != len(shipped)
-            held_out = [] if judged_by_others else split(shipped, learned["validation"], learned["seed"])[1]
+            count, seed = learned.get("validation", 0), learned.get("seed")
+            ours = learned.get("photos", 0) + count == len(shipped)  # else it was judged by others
+            held_out = split(shipped, count, seed)[1] if ours and seed is not None else []
             photos = [photo for photo in photos if photo in held_out]
     if not photos:
         raise UserError("the network has learned from all photos that ship: content=DIR says others to judge it by")
@@ -222,11 +225,12 @@ def _held_out(photos: list[Path], root: Path, learned_from: list[dict[str, Any]]
 
 def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:
     """Settings and scores, side by side with other networks' in TensorBoard's HPARAMS."""
-    from torch.utils.tensorboard.writer import SummaryWriter
+    from impasto.events import Events
+    from impasto.styles import style_name
 
     metadata, scores = card["network"], card["scores"]
     settings = {
-        "style": metadata.get("style", {}).get("name", "unknown"),
+        "style": style_name(metadata, "unknown"),
         "strength": card["objective"]["strength"],
         "stroke": card["objective"]["stroke"],
         "images": metadata.get("images_seen", 0),
@@ -239,5 +243,4 @@ def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:
     values |= {f"artefacts/{finding['name']}": finding["value"] for finding in scores["artefacts"]}
     values["ssim"] = scores["similarity"]["ssim"]
     values = {name: value for name, value in values.items() if isinstance(value, int | float)}  # others were skipped
-    with SummaryWriter(str(folder)) as writer:
-        writer.add_hparams(settings, values, run_name="scores")
+    Events(folder / "scores", 0).add_hparams(settings, values)

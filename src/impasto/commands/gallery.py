@@ -4,11 +4,15 @@ import logging
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
 from impasto import cli
 from impasto.errors import UserError
+
+if TYPE_CHECKING:
+    from impasto.sheet import Captioned
 
 USAGE = """
 A contact sheet of photos in many styles.
@@ -47,7 +51,7 @@ def gallery(words: list[str]) -> None:
     from impasto.image import check_not_input, check_writable, find_images, read_images, save_image
     from impasto.job import default_output
     from impasto.picture_files import check_sides
-    from impasto.sheet import contact_sheet, sheet_size, wrapped
+    from impasto.sheet import contact_sheet, sheet_size
     from impasto.styles import find_checkpoints
     from impasto.stylizer import Stylizer
 
@@ -59,17 +63,21 @@ def gallery(words: list[str]) -> None:
     check_not_input(output, find_images(source) if source.is_dir() else [source])
     photos = read_images(source, options.size)
     stylizers = [Stylizer.load(str(path), options.device, options.precision) for path in find_checkpoints(options.ckpt)]
-    least = sheet_size([[("photo", photo)] for photo in photos], options.size)
-    check_sides(repr(str(output)), *least, output.suffix.lower())
+    planned = _laid_out([[("photo", photo), *((each.name, photo) for each in stylizers)] for photo in photos])
+    check_sides(repr(str(output)), *sheet_size(planned, options.size), output.suffix.lower())
     rows = [
         [("photo", photo), *((stylizer.name, stylizer(photo)) for stylizer in stylizers)]
         for photo in track(photos, description="Gallery", transient=True)
     ]
-    if len(rows) == 1:  # one photo: a little wider than high
-        rows = wrapped(rows[0], ceil((1.5 * len(rows[0])) ** 0.5))
-    sheet = contact_sheet(rows, options.size)
-    save_image(sheet, output)
+    save_image(contact_sheet(_laid_out(rows), options.size), output)
     logging.getLogger("impasto").info("Wrote %s", output)
+
+
+def _laid_out(rows: list[list["Captioned"]]) -> list[list["Captioned"]]:
+    """Of one photo, a sheet a little wider than high."""
+    from impasto.sheet import wrapped
+
+    return wrapped(rows[0], ceil((1.5 * len(rows[0])) ** 0.5)) if len(rows) == 1 else rows
 
 
 def main() -> None:

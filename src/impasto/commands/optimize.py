@@ -4,6 +4,7 @@ import csv
 import logging
 import shlex
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ def _check(config: dict[str, Any]) -> None:
     if not 0 <= config["seed"] < 2**32:
         raise UserError(f"seed={config['seed']} should be in 0…{2**32 - 1}")
     rate = config["learning_rate"]
-    if rate is not None and not (isinstance(rate, int | float) and rate > 0):
+    if rate is not None and not (type(rate) in (int, float) and 0 < rate < inf):
         raise UserError(f"learning_rate={rate} should be above 0")
 
 

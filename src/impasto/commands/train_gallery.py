@@ -2,11 +2,11 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from impasto import cli
 from impasto.assets import painting
@@ -15,12 +15,15 @@ from impasto.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from impasto.sheet import Captioned
+
 log = logging.getLogger("impasto")
 
 SHIPPED = "starry_night,great_wave,cafe_terrace,composition_viii,night_cafe,summertime"
 
 # what a machine can take, which may be another one than before
 FREE = ("trainer", "data.batch_size", "data.workers", "data.timeout", "data.pack", "checkpoint.", "hydra.", "-")
+CELL = 224  # px, long side of the sheet's pictures
 CHOSEN = ("data", "schedule")  # by train.py, where no word does
 
 USAGE = f"""
@@ -81,13 +84,47 @@ def main(root: Path) -> None:
 def train_gallery(root: Path, words: list[str]) -> None:
     """Train what is missing, then score, ship and draw as asked for. Raises `UserError` naming the runs that failed."""
     from impasto.commands.training_words import trainer_of, with_search_path
-    from impasto.image import read_images
+    from impasto.image import read_images, save_image
     from impasto.multirun import places_for, run_all  # torch takes seconds
+    from impasto.picture_files import check_sides
+    from impasto.sheet import contact_sheet, sheet_size
+    from impasto.stylizer import Stylizer
 
     names = {field.name for field in fields(GalleryOptions)}
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
     rest = with_search_path([word for word in words if word.partition("=")[0] not in names])
-    named = {word.partition("=")[0].lstrip("+"): word for word in rest}
+    named = _for_training(rest)
+    runs = planned(options)
+    for run in runs:
+        painting(run.style)  # mistakes before hours are spent
+    photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
+    sheet = Path(options.output) / "sheet.jpg"
+    if photos:
+        rows = _rows(runs, photos, lambda _: lambda photo: photo)
+        try:
+            check_sides(str(sheet), *sheet_size(rows, CELL), sheet.suffix)
+        except UserError:
+            raise UserError(f"sheet={options.sheet}: rows of {len(rows[0])} pictures are too long: say fewer") from None
+    trainer = trainer_of(root / "configs", runs[0].folder, [*runs[0].words, *rest])
+    todo = [run for run in runs if not _done(run, rest)]
+    log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
+    words_of = {run.folder: [*run.words, *rest] for run in todo}
+    failed = run_all(root / "train.py", words_of, places_for(trainer))
+    trained = [run for run in runs if run.network.is_file()]
+    if photos and trained:
+        rows = _rows(trained, photos, lambda run: Stylizer.load(str(run.network)))
+        save_image(contact_sheet(rows, CELL), sheet)
+        log.info("Wrote %s", sheet)
+    if options.ship:
+        vgg = named.get("vgg.path", "").partition("=")[2]
+        _ship(root, trained, cli.at_home(vgg) or None)
+    if failed:
+        raise UserError(f"failed: {', '.join(map(str, failed))}")
+
+
+def _for_training(words: Sequence[str]) -> dict[str, str]:
+    """Words for train.py, by their keys. Raises `UserError` for those that have no place in a gallery."""
+    named = {word.partition("=")[0].lstrip("+"): word for word in words}
     for key, plural in (
         ("strength", "strengths"),
         ("stroke", "strokes"),
@@ -100,23 +137,7 @@ def train_gallery(root: Path, words: list[str]) -> None:
         raise UserError(f"{named['resume']}: runs are gone on with anyway; another output=DIR begins anew")
     if one := next((word for key, word in named.items() if key in ("style.image", "style.name", "preview")), None):
         raise UserError(f"{one} is for python train.py: a gallery has paintings that ship, styles=")
-    runs = planned(options)
-    for run in runs:
-        painting(run.style)  # mistakes before hours are spent
-    photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
-    trainer = trainer_of(root / "configs", runs[0].folder, [*runs[0].words, *rest])
-    todo = [run for run in runs if not _done(run, rest)]
-    log.info("%d of %d runs to do; logs: %s/*.log", len(todo), len(runs), options.output)
-    words_of = {run.folder: [*run.words, *rest] for run in todo}
-    failed = run_all(root / "train.py", words_of, places_for(trainer))
-    trained = [run for run in runs if run.network.is_file()]
-    if photos and trained:
-        _draw(trained, photos, Path(options.output) / "sheet.jpg")
-    if options.ship:
-        vgg = named.get("vgg.path", "").partition("=")[2]
-        _ship(root, trained, cli.at_home(vgg) or None)
-    if failed:
-        raise UserError(f"failed: {', '.join(map(str, failed))}")
+    return named
 
 
 def _done(run: Run, rest: Sequence[str]) -> bool:
@@ -159,20 +180,18 @@ def planned(options: GalleryOptions) -> list[Run]:
     return runs
 
 
-def _draw(runs: Sequence[Run], photos: Sequence["Image"], output: Path) -> None:
+def _rows(
+    runs: Sequence[Run], photos: Sequence["Image"], stylizer: Callable[[Run], Callable[["Image"], "Image"]]
+) -> list[list["Captioned"]]:
     """A row for each painting, and in it each photo at each setting; captions name what there are several of."""
-    from impasto.image import read_image, save_image
-    from impasto.sheet import contact_sheet
-    from impasto.stylizer import Stylizer
+    from impasto.image import read_image
 
-    cell = 224
-    rows: dict[str, list[Any]] = {}
+    rows: dict[str, list[Captioned]] = {}
     for run in runs:
         row = rows.setdefault(run.style, [(run.style, read_image(painting(run.style)))])
-        stylizer = Stylizer.load(str(run.network))
-        row += [(run.settings, stylizer(photo)) for photo in photos]
-    save_image(contact_sheet(list(rows.values()), cell), output)
-    log.info("Wrote %s", output)
+        stylize = stylizer(run)
+        row += [(run.settings, stylize(photo)) for photo in photos]
+    return list(rows.values())
 
 
 def _ship(root: Path, runs: Sequence[Run], vgg: str | None) -> None:

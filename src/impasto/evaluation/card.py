@@ -43,8 +43,8 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         {"": name, **{who: f"{value:.3g}" for who, value in means.items()}} for name, means in scores["terms"].items()
     ]
     findings = [
-        {"": f["name"], "value": f["value"], "at most": f["limit"], "passed": "yes" if f["passed"] else "**no**"}
-        | {"what": f["what"]}
+        {"": f["name"], "median": f["value"], "worst photo": f.get("worst"), "at most": f["limit"]}
+        | {"passed": "yes" if f["passed"] else "**no**", "what": f["what"]}
         for f in scores["artefacts"]
     ]
     speeds = [{"size": f"{line['size']}²", "ms": line["ms"], "peak MB": line["peak MB"]} for line in card["speed"]]
@@ -63,7 +63,7 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         *([relative] if terms and card["objective"]["loss"]["relative"] else []),
         *([table(terms)] if terms else []),
         "To the photo: " + ", ".join(f"{name} {value}" for name, value in scores["similarity"].items()) + ".",
-        *(["## Artefacts", table(findings)] if findings else []),
+        *(["## Artefacts", "By the median of up to three photos:", table(findings)] if findings else []),
         *(["## Speed", table(speeds)] if speeds else []),
         "On "
         + ", ".join(f"{key} {value}" for key, value in scores["machine"].items())

@@ -1,7 +1,8 @@
 """A network against the optimiser, on held-out photos and the same objective (Johnson et al. 2016, figure 5)."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
@@ -127,7 +128,7 @@ class Contest:
         limit, device = self.plan.limit, self.plan.device
         give_freed_memory_back()  # the process keeps what the trial before had
         if shortage := memory_shortage(height, width, limit + 1, "lbfgs", self.bfloat16, device):
-            self._skip(where, shortage)
+            self.skip(where, shortage)
             return None
         try:
             with memory_errors():
@@ -139,15 +140,15 @@ class Contest:
                     for found in worth(self.objective, photo, terms["total"], start, limit, self.bfloat16, compare):
                         tell(description=f"{where}: {len(found.trace) - 1} iterations")
         except MemoryError:
-            self._skip(where, "it takes more memory than there is")
+            self.skip(where, "it takes more memory than there is")
             return None
         except UserError as error:  # a panorama is too low for VGG19
-            self._skip(where, str(error))
+            self.skip(where, str(error))
             return None
         if not isfinite(terms["total"]):
             raise UserError(f"what the network paints of {name} at {size} px is not finite")
         if found.iterations is None and len(found.trace) <= limit:
-            self._skip(where, "the optimiser came to nothing finite")
+            self.skip(where, "the optimiser came to nothing finite")
             return None
         if compare and found.picture is not None:
             identity = terms_of(self.objective, photo, photo, self.bfloat16)
@@ -156,7 +157,17 @@ class Contest:
         trace = [float(f"{value:.5g}") for value in found.trace]
         return {"photo": name, "objective": terms["total"], "iterations": found.iterations, "trace": trace}
 
-    def _skip(self, where: str, why: str) -> None:
+    @contextmanager
+    def skipping(self, where: str) -> Iterator[None]:
+        """What takes too much memory is skipped: scores that took minutes are not lost for it."""
+        try:
+            with memory_errors():
+                yield
+        except MemoryError:
+            self.skip(where, "it takes more memory than there is")
+
+    def skip(self, where: str, why: str) -> None:
+        """Remember, and say, what is not measured."""
         self.skipped.append(where)
         log.warning("skipped: %s: %s", where, why)
 

@@ -52,19 +52,22 @@ def score(
 
     photos, contest = HeldOut(content), Contest(network, objective.to(plan.device), plan, bfloat16)
     contest.run(photos)
-    skipped = contest.skipped
-    suite = [
-        artefacts(lambda image: network(image).cpu(), to_tensor(photo), to_tensor(painting))
-        for _, photo in photos.at_least(SUITE_LEAST, 3, min, SUITE_SIZE)[0]
-    ]
-    if not suite:
-        skipped.append(f"the artefact suite: no photo has {SUITE_LEAST} px on its short side")
-        log.warning("skipped: %s", skipped[-1])
+    suite = []
+    judging = photos.at_least(SUITE_LEAST, 3, min, SUITE_SIZE)[0]
+    if not judging:
+        contest.skipped.append(f"the artefact suite: no photo has {SUITE_LEAST} px on its short side")
+        log.warning("skipped: %s", contest.skipped[-1])
+    for path, photo in judging:
+        with contest.skipping(f"the artefact suite on {path.name}"):
+            suite.append(artefacts(lambda image: network(image).cpu(), to_tensor(photo), to_tensor(painting)))
+    similarity: dict[str, Any] = {"ssim": "skipped: it takes more memory than there is", "photos": 0}
+    with contest.skipping("the similarity to the photo"):
+        similarity = _similarity(network, photos, min(plan.sizes))
     scores = {
         "worth": contest.worths,
-        "skipped": skipped,
+        "skipped": contest.skipped,
         "terms": _means([each.terms for each in contest.compared]),
-        "similarity": _similarity(network, photos, min(plan.sizes)),
+        "similarity": similarity,
         "artefacts": [_typical(findings) for findings in zip(*suite, strict=True)],
         "machine": machine(plan.device),
         "precision": "bfloat16" if bfloat16 else "float32",
@@ -136,8 +139,14 @@ def _similarity(network: Callable[[Tensor], Tensor], photos: HeldOut, short_side
 
 
 def _typical(findings: Sequence[Finding]) -> dict[str, Any]:
-    """One measure over several photos: their median, or None where any is not a number, which JSON cannot say."""
+    """One measure over several photos: their median, by which it passes, and the worst.
+
+    Both are None where any is not a number, which JSON cannot say.
+    """
     values = [finding.value for finding in findings]
-    typical = replace(findings[0], value=nan if any(map(isnan, values)) else median(values))
-    value = None if isnan(typical.value) else round(typical.value, 3)
-    return {**asdict(typical), "value": value, "passed": typical.passed}
+    sound = not any(map(isnan, values))
+    typical = replace(findings[0], value=median(values) if sound else nan)
+    rounded = (
+        {"value": round(typical.value, 3), "worst": round(max(values), 3)} if sound else {"value": None, "worst": None}
+    )
+    return {**asdict(typical), **rounded, "passed": typical.passed}

@@ -1,6 +1,7 @@
 """A network that paints the same whatever it is shown is noticed while it trains."""
 
 import logging
+from math import isnan
 from typing import Any
 
 import pytorch_lightning as pl
@@ -56,14 +57,14 @@ class Collapse(pl.Callback):
             self.times = 0
             return
         self.times += 1
-        now = "constant" if contrast < COLLAPSED else "all the same"
+        now = "not finite" if isnan(contrast + variety) else "constant" if contrast < COLLAPSED else "all the same"
         problem = f"the validation pictures are {now} at {pl_module.images_seen} images (val/pictures in TensorBoard)"
         if self.policy == "stop" and self.times > 1:
             raise TrainingError(
                 f"{problem}, twice running: lower schedule.learning_rate={pl_module.schedule.learning_rate:g} or "
                 "strength= and start anew, or resume= from a checkpoint before"
             )
-        log.warning("%s: the network no longer looks at the photo", problem)
+        log.warning("%s: the network no longer paints the photo", problem)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds."""

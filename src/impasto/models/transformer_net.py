@@ -62,7 +62,7 @@ class TransformerNet(nn.Module):
     """Stylizes any image in one forward pass: RGB [0, 1] in, RGB [0, 1] out, same height and width.
 
     `width` is the number of channels at full resolution, `depth` the number of residual blocks;
-    the default has the paper's 1,679,235 parameters. Receptive field: 112 px at depth 5.
+    the default has the paper's 1,679,235 parameters. Receptive field: 111 px at depth 5.
     `output` brings the last layer's values to [0, 1]: tanh(x) / 2 + 1/2, or clamp for networks trained without.
     `margin`, px, is how much more is stylized on each side, by reflection, and cut off: trained on a photo's very end,
     networks paint spots and stripes there, which please VGG's padding. So they learn from its `interior` alone.

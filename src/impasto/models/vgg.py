@@ -61,10 +61,12 @@ class VGG19Features(nn.Module):
             raise UserError("VGG19Features needs at least one layer")
         if pooling not in ("max", "average"):
             raise UserError(f"vgg.pooling is max or average, not {pooling!r}")
-        weights, default_preprocessing = _load(source, path)
-        preprocessing = preprocessing or default_preprocessing
-        if preprocessing not in PREPROCESSING:
+        if preprocessing not in (None, *PREPROCESSING):
             raise UserError(f"vgg.preprocessing is {' or '.join(PREPROCESSING)}, not {preprocessing!r}")
+        weights, own = _load(source, path)
+        preprocessing = preprocessing or own
+        if source != "file" and preprocessing != own:
+            raise UserError(f"vgg.preprocessing={preprocessing} is not that of vgg={source}, which has its own, {own}")
         self.pool = F.max_pool2d if pooling == "max" else F.avg_pool2d
         self.layers = LAYERS[: max(map(LAYERS.index, layers)) + 1]
         # non-persistent buffers: they follow the module's device and memory format, no checkpoint carries them

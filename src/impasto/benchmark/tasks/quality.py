@@ -45,18 +45,21 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _reached(curves: Mapping[str, Sequence[dict[str, float]]]) -> list[dict[str, Any]]:
-    """When each had the loss that the reference ended with."""
-    target, lines = curves["reference"][-1], []
+    """When each had, for the first time, the loss that the reference ended with."""
+    target = curves["reference"][-1]["loss"]
+    # the start has taken no time: what begins there has it at the first check
+    firsts = {
+        name: next((point for point in curve[1:] if point["loss"] <= target), None) for name, curve in curves.items()
+    }
+    base, lines = firsts["reference"], []
     for name, curve in curves.items():
-        last = curve[-1]
-        # the start has taken no time: what begins there has it at the first check
-        reached = next((point for point in curve[1:] if point["loss"] <= target["loss"]), None)
+        last, reached = curve[-1], firsts[name]
         lines.append(
             {
                 "": name,
                 "images": reached["images"] if reached else "not reached",
                 "seconds": round(reached["seconds"]) if reached else "",
-                "times faster": round(target["seconds"] / reached["seconds"], 2) if reached else "",
+                "times faster": round(base["seconds"] / reached["seconds"], 2) if base and reached else "",
                 "at its end": f"{last['images']} images, {last['seconds']:.0f} s, loss {last['loss']:.4g}",
             }
         )
