@@ -50,7 +50,9 @@ def worth(
     """L-BFGS from white `noise`, as in the paper, or from the `content`, until it is as good as the `network`.
 
     From noise, where a first step of next to nothing costs one or two iterations and no more, it takes that of the
-    paper's program, so that figures compare. `to_the_end` goes on until `limit` iterations. Yields what is known after
+    paper's program, so that figures compare. Differs: the paper clips the image to its range after each iteration;
+    measured on one photo of 256 px, both traces are within 5 % of one another from the 20th iteration on, and give the
+    same figure. `to_the_end` goes on until `limit` iterations. Yields what is known after
     each iteration.
     """
     found = Worth(network)
