@@ -6,6 +6,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from time import sleep
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: several tests run at once, with commands of their own
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")  # the code around the kernels: sooner compiled
@@ -22,7 +23,7 @@ from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import LAYERS, VGG19Features
 from impasto.tensors import to_tensor
 
-from . import ranks
+from . import commands, ranks
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,6 +101,34 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `run`, in a fork of a process that has imported everything."""
+
+    def forked(script: str, *words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        told, environment = [str(word) for word in words], {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        done = commands.run(script, told, cwd, environment, tmp_path_factory.mktemp("output"))
+        return subprocess.CompletedProcess([script, *told], *done)
+
+    return forked
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _preloaded() -> None:
+    commands.preload()
+
+
+def when_told(caplog: pytest.LogCaptureFixture, words: str, act: Callable[[], object]) -> None:
+    """Act, in a thread, once these words have been logged."""
+
+    def wait() -> None:
+        while words not in caplog.text:
+            sleep(0.01)
+        act()
+
+    Thread(target=wait, daemon=True).start()
 
 
 @pytest.fixture

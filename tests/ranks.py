@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -11,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from .commands import CONTEXT, ROOT
+
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -31,8 +31,6 @@ def train(
     words: Sequence[str], ranks: int, folder: Path, starter: str = "torchrun", own: Sequence[str] = ()
 ) -> list[Rank]:
     """Run train.py in `folder` on so many ranks of one node; `own` are words of the last rank only."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["impasto.training", "impasto.commands.train", "impasto.launcher"])
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -41,7 +39,7 @@ def train(
         mine = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         mine |= torchrun(rank, ranks) if starter == "torchrun" else srun(rank, ranks)
         told = [*words, *(own if rank == ranks - 1 else [])]
-        processes.append(context.Process(target=_rank, args=(told, mine, str(folder), rank)))
+        processes.append(CONTEXT.Process(target=_rank, args=(told, mine, str(folder), rank)))
         processes[-1].start()
     try:
         for process in processes:

@@ -217,13 +217,13 @@ def test_a_server_that_is_busy_is_asked_again(server, folder):
 
 
 def test_a_stalled_server_is_left_for_the_next(server, folder, monkeypatch):
-    monkeypatch.setattr(module, "TIMEOUT", (1, 0.1))
+    monkeypatch.setattr(module, "TIMEOUT", (5, 0.5))
     monkeypatch.setattr(module, "RETRIES", Retry(0))
     monkeypatch.setattr(module, "PIECE", 1 << 20)  # which it never gets further by
 
     def answer(handler, _):
         Honest.send(handler, cut=5000)
-        module.time.sleep(0.3)
+        module.time.sleep(1)
 
     stalled, _ = server(answer)
     good, asked = server()

@@ -40,10 +40,10 @@ def test_flicker_is_measured_by_its_amount(moving):
     assert warping_error(moving, flickering) == pytest.approx(0.1 * 3**0.5, rel=0.1)
 
 
-def test_frames_of_one_colour_and_results_alone_on_stdout(run, tmp_path, network_file):
+def test_frames_of_one_colour_and_results_alone_on_stdout(forked, tmp_path, network_file):
     for number in range(2):
         Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
-    result = run("scripts/flicker.py", f"ckpt={network_file}", f"input={tmp_path}", "smooth=0", "size=32")
+    result = forked("scripts/flicker.py", f"ckpt={network_file}", f"input={tmp_path}", "smooth=0", "size=32")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["frames"] == 2
     assert "2 frames of" in result.stderr

@@ -90,26 +90,22 @@ def test_also_with_the_styles_columns(shipped, monkeypatch):
         gallery([f"input={shipped}/folder", f"output={shipped}/sheet.webp", "size=5000"])
 
 
-def test_a_gallery_trains_what_is_missing_and_draws(run, tmp_path):
+def test_a_gallery_trains_what_is_missing_and_draws(forked, tmp_path):
     noise_image(64, 48).save(tmp_path / "photo.png")
     words = ["styles=poppies", "strengths=0.5", f"sheet={tmp_path}/photo.png", "output=out", "strokes=48", *SMALL]
-    result = run("scripts/train_gallery.py", *words, cwd=tmp_path)
+    result = forked("scripts/train_gallery.py", *words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr + result.stdout
     assert load_network(tmp_path / "out" / "poppies" / "poppies.safetensors")[1]["strength"] == 0.5
     assert read_image(tmp_path / "out" / "sheet.jpg").width > 2 * 200
-    again = run("scripts/train_gallery.py", *words, cwd=tmp_path)
+    again = forked("scripts/train_gallery.py", *words, cwd=tmp_path)
     assert "0 of 1 runs to do" in again.stdout
-    failing = run("scripts/train_gallery.py", "styles=poppies", "output=bad", *SMALL, "seed=abc", cwd=tmp_path)
+    failing = forked("scripts/train_gallery.py", "styles=poppies", "output=bad", *SMALL, "seed=abc", cwd=tmp_path)
     assert failing.returncode == 1
     assert failing.stderr.strip() == "error: seed='abc' should be a whole number"
     assert not (tmp_path / "bad").exists()
-    failing = run("scripts/train_gallery.py", "styles=poppies", "output=bad", *SMALL, "seed=-1", cwd=tmp_path)
-    assert failing.returncode == 1
-    assert failing.stderr.strip() == "error: failed: bad/poppies.log"
-    assert "seed=-1 should be in 0" in (tmp_path / "bad" / "poppies.log").read_text()
     (tmp_path / "out" / "sheet.jpg").unlink()
     (tmp_path / "out" / "night_cafe").touch()  # where a folder should be
-    failing = run("scripts/train_gallery.py", "styles=poppies,night_cafe", *words[1:], cwd=tmp_path)
+    failing = forked("scripts/train_gallery.py", "styles=poppies,night_cafe", *words[1:], cwd=tmp_path)
     assert failing.returncode == 1
     assert failing.stderr.strip() == "error: failed: out/night_cafe.log"
     assert "night_cafe" in (tmp_path / "out" / "night_cafe.log").read_text()

@@ -31,7 +31,7 @@ def words(tmp_path_factory):
         noise_image(40 + index, 36, index).save(folder / f"{index}.png")
     data = ["data=folder", f"data.root={folder}", "data.validation=5", "data.workers=0"]
     run = ["style=great_wave", "init=random", "seed=3", f"schedule.images={IMAGES}"]
-    return [*run, *data, *SMALL, "checkpoint.every=6", "validation.every=12"]
+    return [*run, *data, *SMALL, "stroke=64", "checkpoint.every=6", "validation.every=12"]
 
 
 def trained(words, count, folder, starter="torchrun"):
@@ -251,7 +251,7 @@ def test_a_terminal_may_close_where_nohup_has_started_all(tmp_path):
     everyone = [process.pid, *ranks_of(process.pid).values()]
     for pid in everyone:
         os.kill(pid, signal.SIGHUP)
-    time.sleep(1)
+    time.sleep(0.3)
     assert process.poll() is None
     assert all(status(pid) not in ("", "Z") for pid in everyone)
     process.terminate()

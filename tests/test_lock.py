@@ -1,11 +1,13 @@
+import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from impasto.errors import UserError
 from impasto.lock import held
+
+from .conftest import when_told
 
 CHILD = """
 import sys, time
@@ -47,10 +49,10 @@ def test_what_another_process_holds_is_refused_and_once_it_is_killed_no_more(tmp
 
 def test_without_end_to_its_patience_it_says_so_and_waits(tmp_path, holder, caplog):
     caplog.set_level("INFO")
-    holder(1)
-    start = time.monotonic()
+    child = holder(60)
+    when_told(caplog, "Waiting", child.kill)
     with held(tmp_path, "Waiting", patience=None):
-        assert time.monotonic() - start > 0.5
+        assert child.wait(5) == -signal.SIGKILL
     assert caplog.messages == ["Waiting"]
 
 

@@ -15,7 +15,7 @@ from impasto.optimization import Iteration
 from .conftest import ROOT, noise_image
 
 
-def test_it_paints_and_leaves_the_trace(run, tmp_path):
+def test_it_paints_and_leaves_the_trace(forked, tmp_path):
     noise_image(90, 60).save(tmp_path / "my photo, (1).png")
     words = [
         f"content={tmp_path}/my photo, (1).png",
@@ -24,8 +24,11 @@ def test_it_paints_and_leaves_the_trace(run, tmp_path):
         "stroke=48",
         "iterations=6",
         "scales=2",
+        "loss.relative=false",
     ]
-    result = run("scripts/optimize.py", *words, "every=4", f"hydra.run.dir={tmp_path}/run", "start=noise", cwd=tmp_path)
+    result = forked(
+        "scripts/optimize.py", *words, "every=4", f"hydra.run.dir={tmp_path}/run", "start=noise", cwd=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     assert read_image(tmp_path / "run" / "picture.png").size == (64, 43)
     with (tmp_path / "run" / "trace.csv").open() as file:

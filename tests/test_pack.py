@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from threading import Timer
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from impasto.data.scan import folder_key, lock_of, scan
 from impasto.errors import UserError
 from impasto.image import find_images
 
-from .conftest import noise_image
+from .conftest import noise_image, when_told
 
 SIDE = 58  # px
 
@@ -199,7 +198,7 @@ def test_of_two_processes_one_packs_and_the_other_waits(photos, packs, make, mon
     monkeypatch.setattr(module, "_write_images", None)
     with child(photos, packs) as other:
         assert other.stdout.readline() == "packing\n"
-        Timer(0.3, (packs / "go").touch).start()
+        when_told(caplog, "Waiting for another process", (packs / "go").touch)
         packed = make()
     assert "Waiting for another process" in caplog.text
     (packs / "go").unlink()

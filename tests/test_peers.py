@@ -137,13 +137,13 @@ def test_other_sizes_are_kept(candy):
         assert stylizer(noise_image(*size)).size == size
 
 
-def test_the_commands_take_it(candy, run, tmp_path):
+def test_the_commands_take_it(candy, forked, tmp_path):
     peer, path = candy
     noise_image(36, 28).save(tmp_path / "photo.png")
-    result = run("scripts/export.py", f"ckpt={path}", cwd=tmp_path)
+    result = forked("scripts/export.py", f"ckpt={path}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for ckpt in (path, tmp_path / "candy.safetensors"):
-        result = run(
+        result = forked(
             "stylize.py", f"ckpt={ckpt}", f"input={tmp_path}/photo.png", f"output={tmp_path}/painted.png", "device=cpu",
             "precision=float32",
         )  # fmt: skip

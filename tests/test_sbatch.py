@@ -55,7 +55,8 @@ def test_tasks_train_together_in_the_folder_of_the_job(cluster, tmp_path):
     (tmp_path / "photos").mkdir()
     for index in range(3):
         noise_image(40, 36, index).save(tmp_path / "photos" / f"{index}.png")
-    words = ["style=great_wave", "data=folder", "data.root=photos", *SMALL, "schedule.images=4", "trainer.devices=3"]
+    words = ["style=great_wave", "data=folder", "data.root=photos", *SMALL, "stroke=64", "schedule.images=4"]
+    words += ["trainer.devices=3"]
     process = cluster(*words)
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 0, said

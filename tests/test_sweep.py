@@ -14,8 +14,8 @@ def started(monkeypatch, tmp_path):
     """What `python train.py` with these words would run."""
     monkeypatch.chdir(tmp_path)
 
-    def started(*words):
-        runs = {}
+    def started(*words, runs=None):
+        runs = {} if runs is None else runs
         monkeypatch.setattr(multirun, "run_all", lambda script, what, places: runs.update(what) or [])
         monkeypatch.setattr(multirun, "places", lambda on_cpu=False: [{}])
         monkeypatch.setattr(train.cli, "run", lambda command, usage: command(list(words)))
@@ -103,8 +103,10 @@ def test_mistakes_start_nothing(started, tmp_path, words, line):
     for folder in ("runs/poppies/2020/checkpoints",):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "000000001.ckpt").touch()
+    runs = {}
     with pytest.raises(UserError, match=line):
-        started("-m", *words)
+        started("-m", *words, runs=runs)
+    assert not runs
 
 
 def test_it_starts_processes_of_its_own(started, monkeypatch):

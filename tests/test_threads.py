@@ -30,6 +30,6 @@ def test_an_error_ends_it_and_what_waits_is_not_begun():
         time.sleep(0.005)
         raise ValueError(number)
 
-    with pytest.raises(ValueError, match="0"):
+    with pytest.raises(ValueError, match="^0$"):
         list(in_order(fail, range(10_000), "Counting"))
     assert len(started) <= 4 * cores() + 1

@@ -44,7 +44,7 @@ The exit status is 0 if nothing differs.
 FAULTS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP", "torn", "disk")
 TINY = "style=starry_night init=random data=bundled data.pack=false data.image_size=32 data.batch_size=2 schedule=quick"
 TINY += " trainer=cpu trainer.precision=32-true trainer.log_every=1 model.width=4 model.depth=1 loss.relative=false"
-TINY += " checkpoint.every=16 validation.every=24"
+TINY += " stroke=64 checkpoint.every=16 validation.every=24"
 GRACE = 60.0  # s until a process that was asked to stop counts as hung
 
 

@@ -15,6 +15,7 @@ from impasto.errors import UserError, one_line
 log = logging.getLogger("impasto")
 
 STALLED = 30.0  # s without a batch until a line says so
+LOOK = 1.0  # s between two looks at it
 WAITING = 0.3  # share of the time between two log entries
 LONG_ENOUGH = 20.0  # s of training by which the share is judged; the first photos come late
 
@@ -94,7 +95,7 @@ class LoaderWatch(pl.Callback):
 
     def _watch(self, over: Event, pl_module: Any) -> None:
         told: float | None = None
-        while not over.wait(1.0):
+        while not over.wait(LOOK):
             since = self.clock.since
             if since is not None and since != told and perf_counter() - since > STALLED:
                 told = since

@@ -71,8 +71,8 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
         with nullcontext() if workers.verbose else _hushed():
             ray.init(**place, logging_level=level, log_to_driver=workers.verbose)
         yield
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if ray.is_initialized():
+    except Exception as error:  # no common base: a node that is slow to start is a bare one
+        if ray.is_initialized() or isinstance(error, UserError):
             raise
         where = "does not start" if workers.address is None else f"cannot be joined at address={workers.address}"
         said = str(error.__cause__ or error).strip()
