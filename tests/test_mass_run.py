@@ -171,3 +171,17 @@ def test_a_cluster_that_cannot_be_joined_says_why(monkeypatch, cause, line):
         running(Workers(address="head:6379"), 0),
     ):
         pass
+
+
+def test_ray_that_does_not_start_in_time_says_so(monkeypatch):
+    """Which it does with an error of no kind."""
+
+    def init(**_):
+        raise Exception("The current node timed out during startup.")
+
+    ray = SimpleNamespace(init=init, is_initialized=lambda: False, shutdown=lambda: None)
+    for name in ("ray", "ray.data"):
+        monkeypatch.setitem(sys.modules, name, ray)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(UserError, match="^Ray does not start: The current node timed out"), running(Workers(), 0):
+        pass
