@@ -30,6 +30,16 @@ def test_frames_and_their_timing_survive(tmp_path, suffix):
         assert np.abs(frame.pixels.astype(int) - (255 - np.array(colour))).max() <= 8
 
 
+@pytest.mark.parametrize("milliseconds", [16, 33, 70])
+def test_a_gif_takes_as_long_as_what_it_was_made_of(tmp_path, milliseconds):
+    """It holds hundredths of a second."""
+    frames = tuple(Picture(np.full((4, 4, 3), 20 * number, np.uint8)) for number in range(10))
+    write_animation(Animation(frames, (milliseconds,) * 10), tmp_path / "a.gif", ".gif", 95)
+    durations = read_animation(tmp_path / "a.gif").durations
+    assert sum(durations) == 10 * milliseconds
+    assert max(abs(duration - milliseconds) for duration in durations) < 10
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".png"])  # not .webp, whose encoder leaves out halves that are clear
 def test_what_is_transparent_stays_so_and_what_plays_once_does(tmp_path, suffix):
     pixels = np.full((18, 24, 3), 90, np.uint8)

@@ -482,6 +482,14 @@ def test_animations_stay_animated(paint, tmp_path, caplog):
     assert told.endswith("a.gif' has 3 frames, and only the first is painted: .gif, .png, .webp hold all")
 
 
+def test_a_document_of_several_pages_is_said_to_be_one(paint, tmp_path, caplog):
+    pages = [noise_image(20, 16, seed) for seed in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    paint(tmp_path / "a.tif", tmp_path / "b.png")
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.endswith("a.tif' has 3 pages, and only the first is painted")
+
+
 def test_a_pipe_and_machines(network_file, tmp_path):
     """Standard input to standard output, where nothing but the picture goes; and a line of JSON per image."""
     noise_image(50, 30).save(tmp_path / "a.png")

@@ -91,7 +91,7 @@ def test_both_parts_are_fetched_unpacked_and_looked_at(fetch, root, served, monk
 
 
 def test_other_parts_by_name(fetch, root, served):
-    fetch("train2014")
+    fetch("train2014", "train2014")  # said twice, fetched once
     assert names(root) == ["train2014"]
     with pytest.raises(UserError, match="parts=train2015 is unknown: there are train2017, val2017"):
         fetch("train2015")

@@ -3,6 +3,7 @@ import pytest
 from impasto.commands.configuration import plain
 from impasto.commands.training_words import composed
 from impasto.data.photos import source_size
+from impasto.errors import UserError
 from impasto.losses.perceptual import LossWeights
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import LAYERS, VGG19Features
@@ -30,6 +31,39 @@ def test_every_choice_resolves_into_objects(choice):
     assert {*config["loss"]["style_layers"], *config["loss"]["content_layers"]} <= set(LAYERS)
     if config["vgg"]["source"] == "oxford":
         VGG19Features(["relu1_1"], **config["vgg"])
+
+
+OWN = {
+    "schedule/bare": "{name: bare, images: 100, learning_rate: 1e-3, warmup: 5, final: 0.1}",
+    "schedule/words": "# @package _global_\nschedule: {name: a, images: many, learning_rate: 1, warmup: 5, final: 1}",
+    "model/misspelt": "{width: 8, depht: 4, margin: 8}",
+    "style/nameless": "image: a.jpg",
+    "style/broken": "name: [1,",
+    "vgg/average": "{source: oxford, path: null, preprocessing: null, pooling: average}",
+    "model/tiny": "{defaults: [johnson, _self_], width: 8}",
+}
+
+
+@pytest.mark.parametrize(
+    ("choice", "problem"),
+    [
+        ("schedule=bare", "schedule/bare.yaml: 'data.image_size' is missing; configs/schedule/quick.yaml is one that"),
+        ("schedule=words", "schedule/words.yaml: schedule.images='many' should be a whole number; configs/schedule/"),
+        ("model=misspelt", "model/misspelt.yaml: 'model.depht' is unknown; did you mean 'depth'"),
+        ("style=nameless", "style/nameless.yaml: 'style.name' is missing; configs/style/"),
+        ("style=broken", "a configuration file is no YAML: .*broken.yaml"),
+    ],
+)
+def test_files_of_ones_own_are_compared_with_those_that_ship(tmp_path, choice, problem):
+    for name, text in OWN.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    words = [f"--config-dir={tmp_path}", *(["style=poppies"] if not choice.startswith("style=") else [])]
+    with pytest.raises(UserError, match=problem):
+        composed(CONFIGS, [*words, choice])
+    if choice.startswith("model"):
+        config = plain(composed(CONFIGS, [*words, "model=tiny", "vgg=average"]))
+        assert (config["model"]["width"], config["vgg"]["pooling"]) == (8, "average")
 
 
 @pytest.mark.parametrize("choice", GROUPS)

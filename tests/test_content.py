@@ -134,6 +134,17 @@ def test_a_folder_to_validate_with_is_not_learned_from(photos, tmp_path):
         assert len(data.held_out()) <= 1
 
 
+def test_photos_under_links_are_held_out_by_their_names_there(photos, tmp_path):
+    """As `evaluate.py` finds them."""
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "holiday").symlink_to(photos)
+    for number, path in enumerate(find_images(photos)):
+        (tmp_path / "links" / f"{number}.jpg").symlink_to(path)
+    data = ContentDataModule("mine", tmp_path / "links", 2, image_size=16, max_rejects=1)
+    assert data.held_out() == [short_key(path, tmp_path / "links") for path in data.validation]
+    assert len(data.held_out()) == 2
+
+
 def test_coco_counts_as_prepared_when_both_parts_are_there(tmp_path):
     (tmp_path / "train2017").mkdir()
     assert not prepared_coco(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from impasto import Stylizer, export
+from impasto.checkpoint import save_network
 from impasto.engines import compiled, load_engine
 from impasto.engines.compiled import CompiledEngine, read_record
 from impasto.engines.eager import EagerEngine
@@ -186,11 +187,19 @@ def test_a_graph_without_its_package_is_named(graph, monkeypatch):
         load_engine(graph[1])
 
 
-@pytest.mark.parametrize("kind", ["graph", "package"])
+@pytest.fixture
+def plain(tmp_path):
+    """A network and its inference file."""
+    net = TransformerNet(width=4, depth=1).eval()
+    save_network(tmp_path / "net.safetensors", net, METADATA)
+    return net, tmp_path / "net.safetensors"
+
+
+@pytest.mark.parametrize("kind", ["graph", "package", "plain"])
 def test_a_picture_that_memory_does_not_hold_is_refused_before_it_is_tried(kind, request, monkeypatch):
     """The system would end the process, and with it a whole folder's run."""
     _, path = request.getfixturevalue(kind)
-    stylize = Stylizer.load(path, "cpu")
+    stylize = Stylizer.load(path, "cpu", tile=0)
     assert "width" not in stylize.engine.metadata
     free = 1 << 40
     monkeypatch.setattr("impasto.memory._free_main_memory", lambda: free)
@@ -199,6 +208,11 @@ def test_a_picture_that_memory_does_not_hold_is_refused_before_it_is_tried(kind,
     stylize(noise_image(48, 32))  # in what it has held on to
     with pytest.raises(UserError, match="64×32 px takes more memory than cpu has: try size=32 and no larger stroke="):
         stylize(noise_image(64, 32))
+
+
+def test_tiles_of_an_exported_network_are_refused_at_once(graph):
+    with pytest.raises(UserError, match=r"^tile=128 takes a \.safetensors: "):
+        Stylizer.load(graph[1], "cpu", tile=128)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

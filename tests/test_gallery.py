@@ -182,6 +182,7 @@ def test_a_network_of_other_words_is_not_taken_for_these(tmp_path, small_net):
         ("1", "320", [], "schedule.images=8, not no schedule.images="),
         ("1", "320", [*rest, "model=slim"], "no model=, not model=slim"),
         ("1", "320", [*rest, "data=coco"], "data=bundled, not data=coco"),
+        ("1", "320", [*rest, "trainer.gradient_clip=1"], "no trainer.gradient_clip=, not trainer.gradient_clip=1"),
     ):
         with pytest.raises(UserError, match=line):
             _done(Run("night", strength, stroke, run.folder), words)

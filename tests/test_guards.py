@@ -24,7 +24,7 @@ from impasto.guards.collapse import Collapse
 from impasto.guards.divergence import LOWERED, RETURNS, WINDOW, Divergence
 from impasto.machine import TOGETHER
 from impasto.module import StyleTransferModule
-from impasto.resume import Resumed, find
+from impasto.resume import Resumed, find, write_checkpoint
 
 from . import ranks
 from .conftest import ROOT
@@ -230,6 +230,39 @@ def test_a_collapsed_network_is_noticed(module, monkeypatch, caplog):
     assert patient.times == 3
 
 
+def test_a_run_that_collapsed_is_not_exported_when_it_is_gone_on_with(main, monkeypatch):
+    """Its last validation, whose verdict ended it, comes first."""
+    monkeypatch.setattr("impasto.guards.collapse._share", lambda pair: 0.0)
+    for words in ([], ["resume=true"]):
+        with pytest.raises(UserError, match="the validation pictures are constant at 8 images.*, twice running"):
+            main("schedule.images=8", "validation.every=4", *words)
+    assert not list(Path("run").glob("*.safetensors"))
+    monkeypatch.undo()
+
+
+def test_a_verdict_that_a_stop_had_cut_off_counts_from_then_on(main, monkeypatch):
+    """Fine at 8, when the run goes on, so that what collapses at 12 does so once."""
+    shares = iter([0, 0, *[1] * 10])  # contrast and variety at 4, then at 8 and later
+    validated = []
+
+    def share(pair):
+        share = next(shares)
+        validated.append(share)
+        return float(share)
+
+    monkeypatch.setattr("impasto.guards.collapse._share", share)
+    main("schedule.images=8", "validation.every=4")
+    path = Path("run/checkpoints/000000008.ckpt")
+    whole = torch.load(path, weights_only=True)
+    whole["validated_at"], whole["callbacks"]["Collapse"] = 4, {"times": 1}
+    write_checkpoint(whole, path)
+    shares = iter([1, 1, 0, 0])
+    main("schedule.images=12", "validation.every=4", "resume=true")
+    assert validated[4:] == [1, 1, 0, 0]
+    assert torch.load(path, weights_only=True)["callbacks"]["Collapse"] == {"times": 0}
+    assert Path("run/starry_night.safetensors").is_file()
+
+
 def test_flat_photos_are_no_collapse(module):
     guard = Collapse("stop")
     trainer(guard, 1).validate(module, DataLoader([torch.full((2, 3, 32, 32), 0.5)], batch_size=None), verbose=False)
@@ -283,12 +316,14 @@ class SlowPhotos(list):
 
 
 @pytest.mark.parametrize(("share", "lines"), [(0.02, 1), (1.0, 0)])
-def test_a_loader_that_training_waits_for_is_named_once(module, monkeypatch, caplog, share, lines):
+@pytest.mark.parametrize("validations", [False, True])  # as often as entries of the log
+def test_a_loader_that_training_waits_for_is_named_once(module, monkeypatch, caplog, share, lines, validations):
     monkeypatch.setattr(loader, "LONG_ENOUGH", 0.0)
     monkeypatch.setattr(loader, "WAITING", share)
     slow = SlowPhotos(photos(4))
-    fit = trainer(loader.LoaderWatch(slow), 4, log_every_n_steps=1)
-    fit.fit(module, DataLoader(slow, batch_size=None))
+    every = {"val_check_interval": 1, "check_val_every_n_epoch": None} if validations else {}
+    fit = trainer(loader.LoaderWatch(slow), 4, log_every_n_steps=1, **every)
+    fit.fit(module, DataLoader(slow, batch_size=None), DataLoader(photos(1), batch_size=None) if validations else None)
     assert 0.02 < fit.callback_metrics["train/loader_wait"] < 1
     assert caplog.text.count("% of the time: decoded from 'photos'") == lines
 

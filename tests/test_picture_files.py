@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from impasto.errors import PictureError, UserError
 from impasto.levels import as_type, unit
 from impasto.picture import SRGB, Picture, from_pil
-from impasto.picture_files import LONGEST, check_sides, read_picture, write_picture
+from impasto.picture_files import LONGEST, PAGE_KIND, check_sides, count_pages, read_picture, write_picture
 
 from .conftest import noise_image
 
@@ -357,3 +357,19 @@ def test_the_longest_side_of_a_format_is_written_and_read_and_one_px_more_refuse
         write_picture(Picture(np.zeros((65537, 1, 3), np.uint8)), path)
     assert not path.exists()
     check_sides("it", 100_000, 1, ".png")
+
+
+@pytest.mark.parametrize(("kind", "pages"), [(0, 2), (2, 2), (1, 1), (4, 1)])  # a picture, a page, a preview, a mask
+def test_pages_are_counted_without_previews_and_masks(kind, pages, tmp_path):
+    noise_image(20, 16).save(
+        tmp_path / "a.tif", save_all=True, append_images=[noise_image(10, 8, 1)], tiffinfo={PAGE_KIND: 0}
+    )
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    entry = content.rindex(struct.pack("<HHI", PAGE_KIND, 4, 1))  # the second picture's
+    content[entry + 8 : entry + 12] = struct.pack("<I", kind)
+    assert count_pages(io.BytesIO(content)) == pages
+
+
+def test_what_is_no_tiff_or_damaged_has_one_page(tmp_path):
+    noise_image(20, 16).save(tmp_path / "a.png")
+    assert count_pages(tmp_path / "a.png") == count_pages(io.BytesIO(b"II*\0damaged")) == 1

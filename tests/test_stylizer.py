@@ -63,6 +63,16 @@ def test_tensors_come_back_as_they_are(stylizer, small_net):
     assert_close(stylizer(batch[0]), expected[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_arrays_of_the_other_byte_order_are_those_of_ours(stylizer, dtype):
+    array = (np.random.default_rng(0).random((16, 20, 3)) * (1 if dtype == "float32" else 65535)).astype(dtype)
+    other = array.astype(array.dtype.newbyteorder("S"))
+    assert np.array_equal(stylizer(other), stylizer(array))
+    if dtype == "float32":
+        with pytest.raises(UserError, match="numbers from 200 to 200 should be finite"):
+            stylizer(np.full_like(other, 200))
+
+
 def test_resized_arrays_stay_within_the_range(stylizer):
     edges = np.zeros((40, 60, 3), np.float32)
     edges[:, 30:] = 1
@@ -218,11 +228,17 @@ def test_forked_processes_paint(network_file):
 
 
 def test_out_of_memory_names_the_mend(stylizer, monkeypatch):
-    def exhausted(*_):
+    def exhausted(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(stylizer.engine.net, "forward", exhausted)
+    monkeypatch.setattr("impasto.engines.eager.stylize_tiled", exhausted)
     with pytest.raises(UserError, match="100×80 px takes more memory than cpu has: try tile=512, or size=50"):
+        stylizer(noise_image(100, 80))
+    with pytest.raises(UserError, match="1×1 px takes more memory than cpu has: try tile=512, or size=1 and"):
+        stylizer(noise_image(1, 1))
+    monkeypatch.setattr(type(stylizer.engine), "choose_tile", lambda *_: 128)
+    with pytest.raises(UserError, match="100×80 px takes more memory than cpu has: try size=50 and"):  # tiled already
         stylizer(noise_image(100, 80))
 
 

@@ -42,7 +42,15 @@ def test_words_given_now_end_what_was_said_of_others(tmp_path, monkeypatch):
     assert words() == sorted(begun)
     assert words("data=folder") == sorted(begun[1:])
     assert words("data=bundled") == ["schedule.images=300", "schedule=quick"]
+    assert words("data.root=others") == ["data.image_size=96", "data=folder", "schedule.images=300", "schedule=quick"]
+    begun[0] = "data=coco"  # on a disk that has moved
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(begun))
+    assert "data=coco" in words("data.root=others", "data.validation_root=more")
+    del begun[1]  # and where COCO is expected
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(begun))
     assert words("data.root=others") == ["data.image_size=96", "schedule.images=300", "schedule=quick"]
+    begun[:1] = ["data=folder", "data.root=photos"]
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(begun))
     assert words("schedule=full") == ["data.image_size=96", "data.root=photos", "data=folder"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import resource
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -154,6 +156,29 @@ def test_frames_times_and_sound_stay(stylize, tmp_path, caplog, suffix, sounds):
     for index in range(len(sounds)):
         assert sound_of(out, index) == sound_of(source, index)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_film_that_begins_late_is_whole(stylize, tmp_path, caplog, suffix):
+    """Matroska says when it ends, MP4 how long it is from there on."""
+    source = make_clip(tmp_path / f"in{suffix}", start=3 * 12800)
+    assert read_clip(source, 100).frames == 12
+    out = stylize(source, tmp_path / f"out{suffix}")
+    assert "damaged" not in caplog.text
+    assert frames_of(out)[0] == frames_of(source)[0]
+
+
+def test_frames_of_an_avi_are_evenly_spaced(stylize, tmp_path):
+    """It holds times of decoding alone, and what FFmpeg makes of them is not in order where frames depend on later."""
+    with av.open(str(tmp_path / "in.avi"), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"bf": "2", "b-adapt": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(24):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(ramp(64, 48, number), format="rgb24")))
+        output.mux(stream.encode(None))
+    times = frames_of(stylize(tmp_path / "in.avi", tmp_path / "out.mp4"))[0]
+    assert len(times) == 24
+    assert {later - earlier for earlier, later in pairwise(times)} == {Fraction(1, 25)}
 
 
 def test_uneven_times_are_kept_over_joints(stylize, tmp_path):
@@ -540,13 +565,18 @@ def test_an_interrupted_run_goes_on_to_the_same_film(stylize, tmp_path, encoded,
     assert sound_of(out) == sound_of(whole) == sound_of(source)
 
 
-def test_without_what_was_remembered_a_film_begins_anew(stylize, tmp_path, encoded):
+@pytest.mark.parametrize("left", [None, 40])  # bytes
+def test_without_what_was_remembered_a_film_begins_anew(stylize, tmp_path, encoded, left):
     watched, calls = encoded
     source = make_clip(tmp_path / "in.mp4", frames=8)
     watched.stop = 7
     with pytest.raises(KeyboardInterrupt):
         stylize(source, tmp_path / "out.mp4")
-    (tmp_path / ".out.mp4.parts" / "memory000000.safetensors").unlink()
+    memory = tmp_path / ".out.mp4.parts" / "memory000000.safetensors"
+    if left is None:
+        memory.unlink()
+    else:
+        os.truncate(memory, left)
     calls.clear()
     watched.stop = None
     stylize(source, tmp_path / "out.mp4")

@@ -1,9 +1,10 @@
 """Animated GIF, WebP and PNG, frame by frame, with their timing."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import IO, Any
 
 from PIL import Image, ImageSequence
@@ -110,9 +111,15 @@ def write_animation(
             format=Image.registered_extensions()[suffix],
             save_all=True,
             append_images=others,
-            duration=list(animation.durations),
+            duration=_hundredths(animation.durations) if suffix == ".gif" else list(animation.durations),
             **options,
         )
+
+
+def _hundredths(durations: Iterable[int]) -> list[int]:
+    """Milliseconds as GIF holds them, each end at the next hundredth of a second: Pillow would cut each off."""
+    ends = [10 * round(end / 10) for end in accumulate(durations)]
+    return [end - begin for begin, end in pairwise([0, *ends])]
 
 
 def _counted(value: Any) -> int:

@@ -69,12 +69,12 @@ class Controls:
 
 def finish(stylized: np.ndarray, photo: np.ndarray, controls: Controls) -> np.ndarray:
     """Colours and strength as the controls say; all arrays (height, width, 3) of one size and type."""
-    if controls.preserve_color == "histogram":
-        matrix, before, after = _colour_transfer(stylized, photo)
-    if controls.preserve_color == "none" and controls.strength == 1:
-        return stylized
     if controls.strength == 0:
         return photo
+    if controls.preserve_color == "none" and controls.strength == 1:
+        return stylized
+    if controls.preserve_color == "histogram":
+        matrix, before, after = _colour_transfer(stylized, photo)
     result = np.empty_like(stylized)
     for top in range(0, len(stylized), ROWS):
         rows = slice(top, top + ROWS)

@@ -17,7 +17,7 @@ from impasto.controls import Controls, check_feather, check_mask, read_mask
 from impasto.errors import UserError
 from impasto.image import WRITABLE
 from impasto.picture import Picture
-from impasto.picture_files import MEGAPIXELS, QUALITY, check_sides, read_picture, shown, write_picture
+from impasto.picture_files import MEGAPIXELS, QUALITY, check_sides, count_pages, read_picture, shown, write_picture
 from impasto.stylizer import FEATHER, Stylizer, masked
 from impasto.video import WRITABLE as WRITABLE_VIDEOS
 from impasto.video import check_smooth, is_video
@@ -164,6 +164,8 @@ def read_content(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | 
         if (count := count_frames(source, job.megapixels)) > 1:
             held = ", ".join(sorted(ANIMATED))
             log.warning("%s has %d frames, and only the first is painted: %s hold all", shown(source), count, held)
+        if (count := count_pages(source, job.megapixels)) > 1:
+            log.warning("%s has %d pages, and only the first is painted", shown(source), count)
     if not job.keep_metadata:
         if isinstance(picture, Animation):
             picture = picture.painted(lambda frame: replace(frame, exif=b""))

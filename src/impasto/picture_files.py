@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from impasto.deep import DEEP, deep_bytes, is_deep, is_tiff, read_deep
 from impasto.errors import PictureError, UserError, one_line
@@ -33,6 +33,7 @@ for library in ("PIL", "pyvips"):
     logging.getLogger(library).setLevel(logging.CRITICAL)
 
 HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273's transfers
+PAGE_KIND, PREVIEW, MASK = 254, 1, 4  # TIFF's tag NewSubfileType, and two of its bits
 COMMON = ("JPEG", "PNG")  # which Pillow has at hand
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "PPM")
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -68,6 +69,17 @@ def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
             if (image.info.get("nclx_profile") or {}).get("transfer_characteristics") in HDR:
                 log.warning("%s is HDR: its levels are read as they are, paler", shown(source))
             return from_pil(image)
+
+
+def count_pages(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> int:
+    """How many pages a TIFF has, less previews and masks; 1 of all other images, and of what is damaged."""
+    pages = 0
+    with suppress(Exception):  # of Pillow, which has no common base
+        if is_tiff(source):
+            with open_image(source, megapixels) as image:
+                for page in ImageSequence.Iterator(image):
+                    pages += not getattr(page, "tag_v2", {}).get(PAGE_KIND, 0) & (PREVIEW | MASK)
+    return max(1, pages)
 
 
 @contextmanager

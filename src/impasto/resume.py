@@ -4,7 +4,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Resumed:
     path: Path
     content: dict[str, Any]
     validated_at: int  # images seen at the last whole validation
+    callbacks: Mapping[str, Any] = field(default_factory=dict)  # what they had counted, by Lightning's `state_key`
 
     @property
     def images_seen(self) -> int:
@@ -82,9 +83,14 @@ class Resumed:
         if changes:
             log.warning("going on with changes, so not as an uninterrupted run would: %s", ", ".join(changes))
 
-    def mark_validated(self) -> None:
-        """Note in the file that it has been validated meanwhile. Raises `UserError` where it cannot be written."""
-        write_checkpoint({**load_archive(self.path), "validated_at": self.images_seen}, self.path)
+    def mark_validated(self, callbacks: Mapping[str, Any]) -> None:
+        """Note in the file that it has been validated meanwhile, and what these have counted by it.
+
+        Raises `UserError` where it cannot be written.
+        """
+        whole = torch.load(self.path, map_location="cpu", weights_only=True)  # not mapped to the file, as below
+        whole["callbacks"] = {**self.callbacks, **callbacks}
+        write_checkpoint({**whole, "validated_at": self.images_seen}, self.path)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -164,7 +170,9 @@ def _read(path: Path) -> Resumed:
         raise UserError(f"{str(path)!r} holds a network without its optimizer: it cannot go on")
     # copied, as an archive's are mapped to its file, which Windows then neither replaces nor removes
     content["net"] = {name: weights.clone() for name, weights in content["net"].items()}
-    return Resumed(path, content, int(whole.get("validated_at", content["images_seen"])))
+    validated_at = int(whole.get("validated_at", content["images_seen"]))
+    callbacks = whole.get("callbacks")
+    return Resumed(path, content, validated_at, callbacks if isinstance(callbacks, Mapping) else {})
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -31,7 +31,9 @@ class Stylizer:
     """A style at work, for any number of threads: nothing in it changes."""
 
     def __init__(self, engine: Engine, tile: int | None = None, exact: bool = True) -> None:
-        if tile and isinstance(engine, TiledEngine):  # told before the first picture
+        if tile:  # told before the first picture
+            if not isinstance(engine, TiledEngine):
+                raise UserError(f"tile={tile} takes a .safetensors: the norms of an exported network see one tile each")
             from impasto.tiling import check_tile  # and with it torch, which such an engine has
 
             check_tile(tile)
@@ -140,14 +142,16 @@ class Stylizer:
     def _network(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The network's pictures of arrays (height, width, 3) of one size and type, as the same."""
         height, width = pictures[0].shape[:2]
+        tile = self._tile(height, width)
         try:
-            if tile := self._tile(height, width):
+            if tile:
                 return [self._in_tiles(pixels, tile) for pixels in pictures]
             content = np.stack([unit(pixels).transpose(2, 0, 1) for pixels in pictures])
             stylized = self.engine(content)
         except MemoryError:
-            smaller = f"size={max(width, height) // 2} and no larger stroke="
-            mend = f"tile=512, or {smaller}" if self.tile is None and isinstance(self.engine, TiledEngine) else smaller
+            smaller = f"size={max(width, height, 2) // 2} and no larger stroke="
+            tiles = tile is None and isinstance(self.engine, TiledEngine)
+            mend = f"tile=512, or {smaller}" if tiles else smaller
             raise UserError(
                 f"{width}×{height} px takes more memory than {self.engine.device} has: try {mend}"
             ) from None
@@ -156,16 +160,13 @@ class Stylizer:
         return [as_type(each.transpose(1, 2, 0), pictures[0].dtype) for each in stylized]
 
     def _tile(self, height: int, width: int) -> int | None:
-        """Side of the tiles, px; None or 0 for the whole at once."""
-        if not isinstance(self.engine, TiledEngine):
-            return self.tile
+        """Side of the tiles, px; for the whole at once 0, or None where it was not asked for."""
         if self.tile is None:
-            return self.engine.choose_tile(height, width)
+            return self.engine.choose_tile(height, width) if isinstance(self.engine, TiledEngine) else None
         return self.tile if max(height, width) > self.tile else 0
 
     def _in_tiles(self, pixels: np.ndarray, tile: int) -> np.ndarray:
-        if not isinstance(self.engine, TiledEngine):
-            raise UserError(f"tile={tile} takes a .safetensors: the norms of an exported network see one tile each")
+        assert isinstance(self.engine, TiledEngine)  # or there would be no tile
         height, width = pixels.shape[:2]
         log.info("%d×%d px: in tiles of %d px", width, height, tile)
         levels = as_type(pixels, np.uint16) if pixels.dtype == np.float32 else pixels
@@ -183,6 +184,7 @@ def _from_array(array: np.ndarray) -> Picture:
         raise UserError(f"an array of shape {array.shape} should be (height, width, 3 or 4)")
     if array.dtype.name not in LEVELS:
         raise UserError(f"an array of {array.dtype} should be of {', '.join(LEVELS)}")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.float32:
         least, most = float(array.min()), float(array.max())
         if not (isfinite(least) and isfinite(most) and least >= -SLACK and most <= 1 + SLACK):

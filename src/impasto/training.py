@@ -30,6 +30,7 @@ from impasto.events import Events
 from impasto.files import STYLE_BYTES, write_text
 from impasto.guards import explained, guard
 from impasto.guards.batch_size import with_batch_size
+from impasto.guards.collapse import Collapse
 from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
 from impasto.machine import check_accelerator, choose_precision, count_devices, placement, worth_compiling
@@ -90,7 +91,7 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
             resumed.warn_of_changes(module.record)
         if trainer.precision == "bf16-mixed":
             module.objective.loss.vgg.round_kernels(torch.bfloat16)
-        compiled = worth_compiling(config["trainer"], left) and left > 0
+        compiled = left > 0 and worth_compiling(config["trainer"], left)
         if not there:
             held.enter_context(alone(run_dir))
             if checkpoints(run_dir):
@@ -105,7 +106,7 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         if compiled:
             module.net.compile()
             module.objective.loss.compile()
-        _fit(config, trainer, module, data, saved, resumed)
+        _fit(config, trainer, module, data, saved, resumed, guards)
         exported = run_dir / f"{name}.safetensors"
         if trainer.is_global_zero:
             save_network(exported, module.net, {**module.record, "images_seen": module.images_seen})
@@ -233,6 +234,7 @@ def _fit(
     data: ContentDataModule,
     saved: SavedRun,
     resumed: Resumed | None,
+    guards: Sequence[Callback],
 ) -> None:
     """Train the rest of the run, and save its end. A validation that was stopped comes first."""
     try:
@@ -242,10 +244,14 @@ def _fit(
             ended = module.images_seen >= module.images
             due = ended or resumed.step % trainer.val_check_interval == 0
             if due and module.validated_at != module.images_seen:
+                judges = [callback for callback in guards if isinstance(callback, Collapse)]
+                for judge in judges:  # which Lightning would tell only in `fit`
+                    if state := resumed.callbacks.get(judge.state_key):
+                        judge.load_state_dict(state)
                 trainer.validate(module, datamodule=data, verbose=False)
                 ours = resumed.path.resolve().parent == (saved.folder / "checkpoints").resolve()
                 if trainer.is_global_zero and ours:  # another run's stay as they are
-                    resumed.mark_validated()
+                    resumed.mark_validated({judge.state_key: judge.state_dict() for judge in judges})
             if ended:
                 return
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None, weights_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -59,6 +60,7 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
                 if (config_dir / word.partition("=")[0]).is_dir() or word.startswith("hydra.searchpath=")
             ]
             _check_types(config, hydra.compose(name, choices))
+            _check_own_files(config, config_dir, name, choices)
             return config
         except MissingConfigException as error:
             group, _, option = (error.missing_cfg_file or "").partition("/")
@@ -72,6 +74,8 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
             raise UserError(f"{word!r} is not understood: write key=value, see --help") from None
         except UserError:
             raise
+        except yaml.YAMLError as error:
+            raise UserError(f"a configuration file is no YAML: {one_line(error)}") from None
         except (OmegaConfBaseException, ValueError) as error:  # of ~key, group=null
             raise UserError(f"the configuration does not hold together: {one_line(error)}") from None
         except HydraException as error:
@@ -114,16 +118,41 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def _check_own_files(config: DictConfig, config_dir: Path, name: str, choices: Sequence[str]) -> None:
+    """Compare what files of the user's, in --config-dir, say with the files that ship in their place: one is to fit."""
+    for choice in choices:
+        group, _, option = choice.partition("=")
+        shipped = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
+        if not shipped or option in shipped:
+            continue
+        default = hydra.compose(name, return_hydra_config=True).hydra.runtime.choices[group]
+        problem = None
+        for other in sorted(shipped, key=lambda other: other != default):
+            try:
+                _check_types(config, hydra.compose(name, [*choices, f"{group}={other}"]))
+                break
+            except UserError as error:
+                problem = problem or error
+        else:
+            raise UserError(f"{group}/{option}.yaml: {problem}; configs/{group}/{default}.yaml is one that fits")
+
+
 def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> None:
     """Compare the configuration's keys, and the kinds of its values, with those of its defaults."""
     known = [str(key) for key in defaults if key != "hydra"]  # which is Hydra's to check
-    for key in map(str, config):
+    there = [str(key) for key in config]  # also those without a value, which `in` does not find
+    for key in there:
         if key not in (*known, "hydra") and prefix.removesuffix(".") not in LAYERS:
             raise UserError(f"'{prefix}{key}' is unknown{nearest(key, known)}; --help lists the options")
     for key in known:
+        name = f"{prefix}{key}"
+        if key not in there:
+            if prefix.removesuffix(".") in LAYERS:
+                continue
+            raise UserError(f"{name!r} is missing")
         if any(OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) for node in (config, defaults)):
             continue
-        name, value, default = f"{prefix}{key}", config[key], defaults[key]
+        value, default = config[key], defaults[key]
         if isinstance(default, DictConfig):
             if isinstance(value, DictConfig):
                 _check_types(value, default, f"{name}.")

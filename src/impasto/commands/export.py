@@ -1,4 +1,4 @@
-"""`python scripts/export.py`: a trained network as an inference file or as ONNX."""
+"""`python scripts/export.py`: a trained network as an inference file, as ONNX or compiled."""
 
 import logging
 import shlex

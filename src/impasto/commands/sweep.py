@@ -1,6 +1,7 @@
 """`python train.py -m`: a run for each combination of the values that have commas between them."""
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,7 +16,7 @@ from impasto.errors import UserError
 log = logging.getLogger("impasto")
 
 PATHS = ("style.image", "data.root", "data.validation_root", "vgg.path")
-NAME = 200  # letters, at most, of a folder's name that says what is swept
+NAME = 200  # bytes, at most, of a folder's name that says what is swept
 
 
 def train_all(config_dir: Path, words: Sequence[str]) -> None:
@@ -58,7 +59,7 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
         # what tells runs of one folder apart, so that the next sweep goes on with the same ones
         apart = [word for word in combination if not all(word in others for others in alike)]
         name = "-".join([folder.name, *(re.sub(r"[^\w.+-]+", "_", word) for word in apart)])
-        place, said = folder.with_name(name[:NAME]), [*combination, *taken]
+        place, said = folder.with_name(os.fsencode(name)[:NAME].decode("utf-8", "ignore")), [*combination, *taken]
         runs[place] = said
         rooms.append(places_for(trainer_of(config_dir, place, said) if begun_with(place) else trainer))
     if len(runs) < len(found):

@@ -23,6 +23,7 @@ SHIPPED = "starry_night,great_wave,cafe_terrace,composition_viii,night_cafe,summ
 
 # what a machine can take, which may be another one than before
 FREE = ("trainer", "data.batch_size", "data.workers", "data.timeout", "data.pack", "checkpoint.", "hydra.", "-")
+BOUND = ("trainer.gradient_clip",)  # of these, what the network depends on
 CELL = 224  # px, long side of the sheet's pictures
 CHOSEN = ("data", "schedule")  # by train.py, where no word does
 
@@ -149,7 +150,7 @@ def _done(run: Run, rest: Sequence[str]) -> bool:
     begun = {word.partition("=")[0]: word for word in begun_with(run.folder)}
     for key in {**begun, **asked} if begun else ():
         # where nothing is said of them, data and schedule are chosen for the machine
-        free = key.startswith(FREE) or (key in CHOSEN and key not in asked)
+        free = (key.startswith(FREE) and key not in BOUND) or (key in CHOSEN and key not in asked)
         if asked.get(key) != begun.get(key) and not free:
             before, now = (words.get(key, f"no {key}=") for words in (begun, asked))
             raise UserError(

@@ -55,14 +55,16 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
         if not place.exists():
             raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
     begun = begun_with(place)
-    # another data= ends what was said of the one before, as data.root=, and another data.root= what data= it was
+    # another data= ends what was said of the one before, as data.root=; data.root= ends what data= it was, unless that
+    # had one, and has moved
+    moved = any(word.startswith("data.root=") for word in begun)
     changed = tuple(f"{key}." for key, word in given.items() if word not in begun)
     kept = [
         word
         for word in begun
         if (key := word.partition("=")[0]) not in given
         and not key.startswith(changed)
-        and not (key == "data" and "data.root." in changed)
+        and not (key == "data" and "data.root." in changed and not moved)
     ]
     if kept:
         _say(f"As the run was begun: {' '.join(kept)}")

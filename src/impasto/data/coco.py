@@ -64,6 +64,7 @@ def fetch(
     used, and a folder appears only when it is complete. Raises `UserError` if there is too little space for all of it,
     no server has a whole and right archive, a part is there in another form, or another process is at work in `root`.
     """
+    parts = list(dict.fromkeys(parts))
     if unknown := [part for part in parts if part not in archives]:
         raise UserError(f"parts={unknown[0]} is unknown: there are {', '.join(archives)}")
     pack_sizes = {part: short_side if part.startswith("train") else None for part in parts}  # photos to learn from

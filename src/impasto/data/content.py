@@ -134,11 +134,15 @@ class ContentDataModule(pl.LightningDataModule):
 
     def held_out(self) -> list[str]:
         """Photos of `root` that are validated with, and not learned from, each by `short_key`."""
-        root = self.root.resolve()
-        ours = [path for path in map(Path.resolve, self.validation) if path.is_relative_to(root)]
-        names = {path.name for path in ours}  # as resolving all takes seconds of a large folder
-        learned = {path.resolve() for path in self.training if path.name in names}
-        return [short_key(path, root) for path in ours if path not in learned]
+        names = {path.name for each in self.validation for path in (each, each.resolve())}
+        learned = {path.resolve() for path in self.training if path.name in names}  # all would take seconds
+        keys = []
+        for path in (each for each in self.validation if each.resolve() not in learned):
+            if path.is_relative_to(self.root):  # by its name there, which may be a link's
+                keys.append(short_key(path, self.root))
+            elif path.resolve().is_relative_to(self.root.resolve()):
+                keys.append(short_key(path.resolve(), self.root.resolve()))
+        return keys
 
     def setup(self, stage: str) -> None:
         """Compare the ranks, before a checkpoint is read. Raises `UserError` where they differ."""

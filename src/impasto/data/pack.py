@@ -1,7 +1,6 @@
 """Packed photos: decoded and resized once, into one memory-mapped file with a checksum for each."""
 
 import glob
-import hashlib
 import json
 import logging
 import os
@@ -161,8 +160,7 @@ def write_pack(sources: Mapping[str, Source], short_side: int, folder: Path) -> 
 def _write_images(sources: Mapping[str, Source], short_side: int, folder: Path) -> dict[str, Any]:
     """Write the photos' pixels one after another, rows of RGB, and a line for each; returns the manifest."""
     with (folder / IMAGES).open("a+b") as images, (folder / PHOTOS).open("a+b") as lines:
-        digest = hashlib.sha256()
-        done, offset = _go_on(images, lines, digest, list(sources), short_side)
+        done, offset = _go_on(images, lines, list(sources), short_side)
         if done:
             log.info("Going on with %s: %d of %d photos are packed", folder, done, len(sources))
         rest = list(sources.items())[done:]
@@ -171,7 +169,6 @@ def _write_images(sources: Mapping[str, Source], short_side: int, folder: Path) 
             entry: dict[str, Any] = asdict(photo)
             if pixels is not None:
                 images.write(pixels.data)
-                digest.update(pixels.data)
                 entry["place"] = [offset, *pixels.shape[:2], zlib.crc32(pixels.data)]
                 offset += pixels.nbytes
             lines.write(json.dumps(entry).encode() + b"\n")
@@ -185,16 +182,13 @@ def _write_images(sources: Mapping[str, Source], short_side: int, folder: Path) 
         "short_side": short_side,  # px, at most; smaller photos stay as they are
         "photos": len(sources),
         "bytes": offset,
-        "sha256": digest.hexdigest(),
     }
 
 
-def _go_on(
-    images: IO[bytes], lines: IO[bytes], digest: "hashlib._Hash", names: Sequence[str], short_side: int
-) -> tuple[int, int]:
+def _go_on(images: IO[bytes], lines: IO[bytes], names: Sequence[str], short_side: int) -> tuple[int, int]:
     """How many photos, in how many bytes, an interrupted process has packed whole; what follows them is cut off.
 
-    Pixels are read and checked, as a power cut can leave holes; `digest` takes them in.
+    Pixels are read and checked, as a power cut can leave holes.
     """
     header = json.dumps({"format": FORMAT, "short_side": short_side}).encode() + b"\n"
     images.seek(0)
@@ -211,7 +205,6 @@ def _go_on(
             expected = [offset, *place[1:3], zlib.crc32(pixels)] if place else []
             if photo.name != name or place != expected or not line.endswith(b"\n"):
                 break
-            digest.update(pixels)
             done, offset, length = done + 1, offset + len(pixels), length + len(line)
     images.truncate(offset)
     lines.truncate(length)

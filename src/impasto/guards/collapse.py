@@ -71,8 +71,9 @@ class Collapse(pl.Callback):
         return {"times": self.times}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on."""
-        self.times = state_dict["times"]
+        """Count on, unless a validation has been judged here since that checkpoint."""
+        if not self.contrasts:
+            self.times = state_dict["times"]
 
 
 def _share(pair: Tensor) -> float:

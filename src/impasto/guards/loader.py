@@ -45,7 +45,8 @@ class LoaderClock(PassThroughProfiler):
 class LoaderWatch(pl.Callback):
     """Names a loader that gives no batch for `STALLED` seconds, and once one that training waits for too long.
 
-    `train/loader_wait`: the share of the time since the last log entry that training has waited for photos.
+    `train/loader_wait`: the share of the time since the last log entry, or validation, that training has waited for
+    photos.
     """
 
     def __init__(self, data: ContentDataModule) -> None:
@@ -78,7 +79,7 @@ class LoaderWatch(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Validation is not training time."""
-        self._mark = None
+        self._mark = (perf_counter(), self.clock.waited)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Log where Lightning logs."""
@@ -113,6 +114,6 @@ def loader_error(error: Exception, data: ContentDataModule, images_seen: int) ->
     if "DataLoader timed out" in str(error):
         reading = data.reading(images_seen)
         return UserError(f"no photos for data.timeout={data.timeout:g} s: {reading}; then resume=true goes on")
-    if "DataLoader worker" in str(error):
+    if "DataLoader worker (pid" in str(error):
         return UserError(f"a process that reads photos has died ({one_line(error)}): data.workers=0 does without")
     return None

@@ -78,7 +78,7 @@ def read_clip(path: Path, megapixels: float) -> Clip:
         if frame is None or stream.time_base is None:
             raise UserError(f"{str(path)!r} has no frame that can be read")
         turn, aspect = _turn(frame), stream.sample_aspect_ratio or Fraction(1)
-        seconds = (container.duration or 0) / av.time_base
+        seconds = max(0.0, _end(container) - (container.start_time or 0) / av.time_base)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         rate = rate if rate <= FASTEST else Fraction(30)
         others = [each for each in container.streams if each.type != "audio" and each.index != stream.index]
@@ -93,7 +93,7 @@ def read_clip(path: Path, megapixels: float) -> Clip:
             path=path,
             coded=(frame.width, frame.height),
             turn=turn,
-            aspect=1 / aspect if turn.swap and aspect else aspect or Fraction(1),
+            aspect=1 / aspect if turn.swap else aspect,
             format=frame.format.name,
             deep=max(component.bits for component in frame.format.components) > 8,
             colours=read_colours(frame),
@@ -126,6 +126,13 @@ def _pictures(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
+def _end(container: InputContainer) -> float:
+    """When a film ends, in seconds, as it says itself: 0 where it does not."""
+    from_zero = "matroska" in container.format.name  # and WebM, wherever their pictures begin
+    start = 0 if from_zero else container.start_time or 0
+    return (start + container.duration) / av.time_base if container.duration else 0.0
+
+
 def open_frames(clip: Clip) -> "Frames":
     """The frames from the first on."""
     container = open_input(clip.path)
@@ -146,6 +153,7 @@ class Frames:
     def __iter__(self) -> Iterator[tuple[int, VideoFrame, int]]:
         """Decode; what cannot be is counted and passed over."""
         last, end, step = None, 0.0, 1
+        by_decoding = self.container.format.name == "avi"  # whose other times FFmpeg guesses, wrong for B-frames
         packets = self.container.demux()
         while True:
             try:
@@ -166,15 +174,13 @@ class Frames:
                 continue
             for frame in decoded:
                 self.damaged += frame.is_corrupt
-                time = frame.dts if frame.pts is None else frame.pts
+                time = frame.dts if frame.pts is None or by_decoding else frame.pts
                 if time is None or last is not None and time <= last:  # of old AVIs
                     time = 0 if last is None else last + step
                 step = frame.duration or step
                 last = time
                 yield time, frame, frame.duration
-        if self.container.duration:
-            start = (self.container.start_time or 0) / av.time_base
-            self.missing = max(0.0, self.container.duration / av.time_base + start - end)
+        self.missing = max(0.0, _end(self.container) - end)
         self.container.close()
 
     def complaint(self) -> str:

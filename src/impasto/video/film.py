@@ -70,7 +70,7 @@ def stylize_film(
             try:
                 number, last = _paint_parts(clip, encoding, parts, done, paint, memories, lambda: progress.advance(bar))
             except KeyboardInterrupt:
-                log.warning("stopped: the same command goes on from the last %d frames that were whole", PART)
+                log.warning("stopped: the same command goes on from the last part that is whole, of %d frames", PART)
                 raise
         join(parts, -(-number // PART), last, clip, encoding, target, keep_metadata)
         parts.remove()

@@ -68,7 +68,7 @@ class Parts:
             except (SafetensorError, OSError, TypeError):  # of a disk that failed: it is made again
                 break
             count += 1
-        while count and not self._memory_path(count - 1).is_file():  # nothing could go on from there
+        while count and not self._is_remembered(count - 1):  # nothing could go on from there
             count -= 1
         return count
 
@@ -87,6 +87,12 @@ class Parts:
     def memory(self, index: int) -> dict[str, np.ndarray]:
         """What the networks remembered after the last part."""
         return load_file(self._memory_path(index))
+
+    def _is_remembered(self, index: int) -> bool:
+        with suppress(SafetensorError, OSError):
+            self.memory(index)
+            return True
+        return False
 
     @contextmanager
     def alone(self) -> Iterator[None]:
