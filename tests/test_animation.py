@@ -52,6 +52,17 @@ def test_what_is_transparent_stays_so_and_what_plays_once_does(tmp_path, suffix)
         assert np.array_equal(frame.alpha, alpha)
 
 
+def test_soft_edges_of_a_gifs_frames_are_cut_at_half(tmp_path):
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, 24).astype(np.uint8)[None].repeat(18, 0)
+    frames = tuple(
+        Picture(rng.integers(0, 256, (18, 24, 3), dtype=np.uint8), alpha) for alpha in (ramp, ramp[:, ::-1], ramp)
+    )
+    write_animation(Animation(frames, (70, 70, 70), 0), tmp_path / "a.gif", ".gif", 95)
+    for frame, again in zip(frames, read_animation(tmp_path / "a.gif").frames, strict=True):
+        assert np.array_equal(again.alpha, np.where(frame.alpha >= 128, 255, 0))
+
+
 @pytest.mark.parametrize("plays", [0, 1, 2, 5])
 def test_how_often_it_plays_survives_every_format(tmp_path, plays):
     """GIF says how often to repeat, or nothing for once; WebP and PNG, how often to play."""

@@ -376,7 +376,7 @@ def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
         (photos, photos / "a.jpg", {}, "a folder's pictures go to a folder, not a file"),
         (photos / "a.jpg", photos / "f.jpg" / "x.jpg", {}, "cannot write"),
         (photos / "a.jpg", tmp_path / "a.xyz", {}, "its suffix should be one of"),
-        (photos, tmp_path / "out", {"suffix": ".xyz"}, "its suffix should be one of"),
+        (photos, tmp_path / "out", {"suffix": ".xyz"}, "format=xyz should be one of avif, bmp,"),
         (photos, "-", {}, "output=- takes one image and one style"),
         ("-", None, {}, "input=- takes output=-, or a file"),
         (photos / "a.jpg", None, {"mask": tmp_path / "none.png"}, "there is no image '.*none.png'"),
@@ -490,6 +490,45 @@ def test_a_document_of_several_pages_is_said_to_be_one(paint, tmp_path, caplog):
     assert told.endswith("a.tif' has 3 pages, and only the first is painted")
 
 
+def test_what_is_done_is_known_however_the_folders_are_called(paint, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.png", "deep/a.png"):
+        noise_image(20, 16).save(tmp_path / "in" / name)
+    for source, output in (("in", "out"), (tmp_path / "in", tmp_path / "out"), ("in/", "in/../out")):
+        paint(source, output)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    paint("in", "moved")
+    wrote = [message for message in caplog.messages if message.startswith("Wrote")]
+    assert [line.partition(" to ")[0] for line in wrote] == ["Wrote 2 images", *["Wrote 0 images"] * 3]
+
+
+def test_closed_streams_and_contradictions_are_told(paint, tmp_path, monkeypatch):
+    noise_image(20, 16).save(tmp_path / "a.png")
+    for suffix, line in ((".xyz", "format=xyz should be one of avif, bmp,"), (".mp4", "format=mp4 should be one of")):
+        with pytest.raises(UserError, match=line):
+            paint(tmp_path / "a.png", "b", suffix=suffix)
+    with pytest.raises(UserError, match=r"output=.*b\.jpg with format=png: say one of them"):
+        paint(tmp_path / "a.png", tmp_path / "b.jpg", suffix=".png")
+    paint(tmp_path / "a.png", tmp_path / "b.jpeg", suffix=".jpg")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="input=-: the standard input is closed"):
+        paint("-", tmp_path / "b.png")
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(UserError, match="output=-: the standard output is closed"):
+        paint(tmp_path / "a.png", "-")
+
+
+def test_a_folder_of_films_says_that_they_go_one_by_one(paint, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").touch()
+    with pytest.raises(UserError, match="there are no images in"):
+        paint(tmp_path / "in", tmp_path / "out")
+    assert "left out: 1 videos (a.mp4): input= takes them one by one" in caplog.text
+
+
 def test_a_pipe_and_machines(network_file, tmp_path):
     """Standard input to standard output, where nothing but the picture goes; and a line of JSON per image."""
     noise_image(50, 30).save(tmp_path / "a.png")
@@ -523,7 +562,7 @@ def test_a_folder_killed_and_then_interrupted_is_done_by_the_next_run(network_fi
     def written():
         return {path.name for path in out.glob("[0-9]*.png")}
 
-    for number in (signal.SIGKILL, signal.SIGINT):
+    for number, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
         before = len(written())
         process = subprocess.Popen(
             command,
@@ -535,7 +574,7 @@ def test_a_folder_killed_and_then_interrupted_is_done_by_the_next_run(network_fi
             time.sleep(0.01)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
-        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+        assert process.returncode == status
         assert b"Traceback" not in stderr
         assert before + 3 <= len(written()) < 60
         for name in written():
@@ -545,7 +584,7 @@ def test_a_folder_killed_and_then_interrupted_is_done_by_the_next_run(network_fi
                 half.unlink()
     assert {path.name for path in out.iterdir()} == {REPORT, *written()}
     done = [record["input"] for record in records(out) if record["status"] == "done"]
-    assert len(done) <= len(set(done)) + 2  # written, but not yet in the report when it was killed
+    assert len(done) <= len(set(done)) + 4  # written, but not yet in the report when it was killed
     again = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
     assert f"Wrote {60 - len(set(done))} images" in again.stdout
     assert len(written()) == 60

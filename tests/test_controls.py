@@ -67,6 +67,14 @@ def test_a_mask_chooses_and_blends_between(pair):
     assert (np.diff(soft[:, 0]) >= 0).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "stretched"), [((90, 60), False), ((41, 27), False), ((1, 1), False), ((60, 90), True)]
+)
+def test_a_mask_of_another_shape_is_told(caplog, size, stretched):
+    read_mask(Picture(np.zeros((400, 600, 3), np.uint8)), size, 0)
+    assert caplog.messages == ["the mask of 600×400 px is stretched to 60×90 px"] * stretched
+
+
 def test_what_is_transparent_in_a_mask_is_black(caplog):
     """As drawing programs export a layer on which it was drawn."""
     drawn, alpha = np.full((4, 6, 3), 255, np.uint8), np.zeros((4, 6), np.uint8)

@@ -37,6 +37,19 @@ def test_names_that_are_no_utf_8_can_be_told_of(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"café": name}
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_one(tmp_path, there):
+    """To what is written, in its own folder."""
+    (tmp_path / "far").mkdir()
+    if there:
+        (tmp_path / "far" / "a.txt").write_text("before")
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "a.txt")
+    write_text(tmp_path / "link", "after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "a.txt").read_text() == "after"
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["a.txt"]
+
+
 def test_an_error_leaves_what_was_there(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(RuntimeError), whole_file(tmp_path / "a.txt") as temporary:

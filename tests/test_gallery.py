@@ -201,7 +201,10 @@ def test_a_network_of_other_words_is_not_taken_for_these(tmp_path, small_net):
         (["schedule.image=3"], "'schedule.image' is unknown; did you mean 'schedule.images'"),
         (["styles=starry_night,popies"], "there is no painting 'popies'; did you mean 'poppies'"),
         (["strengths=1,"], "strengths=1, should be numbers with commas between them"),
-        (["strokes=large"], "strokes=large should be numbers"),
+        (["strokes=large"], "strokes=large should be whole numbers"),
+        (["strokes=1"], "stroke=1 should be in 16…4096 px"),
+        (["strengths=1,0"], "strengths=1,0 should be above 0"),
+        (["strengths=nan"], "strengths=nan should be above 0"),
     ],
 )
 def test_words_of_one_run_are_no_gallerys(tmp_path, monkeypatch, words, line):
@@ -235,6 +238,7 @@ def test_a_style_ships_once():
 
 
 def test_each_combination_is_a_run_with_a_folder_of_its_own():
+    assert len(planned(GalleryOptions(styles="a,a,b"))) == 2
     runs = planned(GalleryOptions(styles="a,b", strengths="0.5,2", strokes="320", output="out"))
     assert [str(run.folder) for run in runs] == [
         f"out/{style}-strength_{strength}" for style in "ab" for strength in ("0.5", "2")

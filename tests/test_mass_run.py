@@ -115,7 +115,8 @@ def test_a_process_that_hangs_at_the_end_is_killed(monkeypatch):
         (["output=out", "workers=0"], "workers=0 should be at least 1"),
         ([], "output=… is missing"),
         (["output=out", "smooth=0.5"], "smooth= is of videos"),
-        (["output=out", "format=xyz"], "its suffix should be one of"),
+        (["output=out", "format=xyz"], "format=xyz should be one of avif, bmp,"),
+        (["output={photos}/a.jpg"], "cannot write '.*a.jpg/_report/a.jsonl': Not a directory"),
         (["output=out", "ckpt=all"], "6 networks: one at a time"),
         (["output=oss://bucket/out"], "pip install ossfs"),
         (["output=out", "address=127.0.0.1:1"], "there is no Ray cluster at address='127.0.0.1:1'"),
@@ -125,7 +126,7 @@ def test_a_process_that_hangs_at_the_end_is_killed(monkeypatch):
 def test_mistakes_are_named_before_ray_starts(photos, tmp_path, monkeypatch, words, line):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=line):
-        stylize_many(["ckpt=starry_night", f"input={photos}", *words])
+        stylize_many(["ckpt=starry_night", f"input={photos}", *(word.format(photos=photos) for word in words)])
     assert not (tmp_path / "out").exists()
 
 

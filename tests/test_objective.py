@@ -110,6 +110,10 @@ def test_the_painting_comes_at_its_stroke(tmp_path, caplog):
         assert not caplog.messages
         assert read_painting(tmp_path / "p.png", 180).size == (270, 180)
     assert caplog.messages == ["the painting has 90×60 px: enlarged 3.0 times, its strokes are blurred"]
+    Image.new("RGBA", (60, 60)).save(tmp_path / "clear.png")
+    with caplog.at_level(logging.WARNING, "impasto"):
+        read_painting(tmp_path / "clear.png", 30)
+    assert caplog.messages[1].endswith("clear.png' is of one colour all over: there is no style in it")
     with pytest.raises(UserError, match="stroke=15 should be in 16…4096 px"):
         read_painting(tmp_path / "p.png", 15)
     noise_image(500, 1).save(tmp_path / "strip.png")

@@ -359,6 +359,29 @@ def test_the_longest_side_of_a_format_is_written_and_read_and_one_px_more_refuse
     check_sides("it", 100_000, 1, ".png")
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_gif_is_clear_where_a_picture_is_less_than_half_opaque(tmp_path, caplog, dtype):
+    """Whatever its palette: with soft edges, Pillow's would be all opaque."""
+    picture = Picture(
+        as_type(smooth(), dtype), as_type(np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(48, 0), dtype)
+    )
+    write_picture(picture, tmp_path / "a.gif")
+    assert caplog.messages == [
+        ".gif knows no half transparency: what is less than half opaque is clear, the rest opaque"
+    ]
+    again = read_picture(tmp_path / "a.gif")
+    assert np.array_equal(again.alpha == 255, unit(picture.alpha) >= 0.5)
+    assert np.isin(again.alpha, (0, 255)).all()
+    opaque = again.alpha == 255
+    assert np.abs(unit(again.pixels)[opaque] - unit(picture.pixels)[opaque]).mean() < 0.03
+    for level in (0, 1):
+        sharp = replace(picture, alpha=np.full_like(picture.alpha, level * (65535 if dtype == "uint16" else 255)))
+        sharp.alpha[0, 0] = 0
+        write_picture(sharp, tmp_path / "b.gif")
+        assert np.array_equal(read_picture(tmp_path / "b.gif").alpha > 0, sharp.alpha > 0)
+    assert len(caplog.messages) == 1
+
+
 @pytest.mark.parametrize(("kind", "pages"), [(0, 2), (2, 2), (1, 1), (4, 1)])  # a picture, a page, a preview, a mask
 def test_pages_are_counted_without_previews_and_masks(kind, pages, tmp_path):
     noise_image(20, 16).save(

@@ -59,8 +59,13 @@ def test_a_gallerys_networks_have_names_and_what_has_not_ended_is_said(tmp_path,
     with pytest.raises(UserError, match="export.py ckpt='runs/my night/2026-01-01/checkpoints/0*20"):
         find_checkpoint("runs/my night")
     save_network(tmp_path / "runs" / "my night" / "2026-01-01" / "ended.safetensors", small_net, {})
-    with pytest.raises(UserError, match="there is no checkpoint 'runs/my night'"):
-        find_checkpoint("runs/my night")
+    for named in ("runs/my night", "runs/my night/2026-01-01/checkpoints"):
+        with pytest.raises(
+            UserError, match=f"there is no checkpoint '{named}'; .*runs/my night/2026-01-0[12]/ended.saf"
+        ):
+            find_checkpoint(named)
+    with pytest.raises(UserError, match=r"there is no checkpoint 'elsewhere/a\.safetensors'$"):
+        find_checkpoint("elsewhere/a.safetensors")
     for name, begin in (("poppies", "style=poppies"), ("other", "style.image=FILE style.name=other")):
         with pytest.raises(UserError, match=f"train one with python train.py {begin}$"):
             find_checkpoint(name)
@@ -80,6 +85,8 @@ def test_several_have_commas_between_them(tmp_path, monkeypatch, small_net):
     assert [path.stem for path in find_checkpoints("all")] == ["night", "wave"]
     assert [path.stem for path in find_checkpoints("wave,night")] == ["wave", "night"]
     assert [path.name for path in find_checkpoints("a,b.safetensors")] == ["a,b.safetensors"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_checkpoints("night,~/shipped/wave.safetensors")[1] == tmp_path / "shipped" / "wave.safetensors"
     with pytest.raises(UserError, match="did you mean 'wave'"):
         find_checkpoints("night,wav")
 

@@ -85,8 +85,10 @@ def test_paintings_with_a_comma_between_them_are_several(started, tmp_path):
     }
     (runs,) = started("-m", "style.image=b, c.jpg").values()
     assert runs[-1] == "style.image=b, c.jpg"
-    (runs,) = started("-m", "style.image=a.jpg,nowhere.jpg").values()  # which its run names
-    assert runs[-1] == "style.image=a.jpg,nowhere.jpg"
+    (runs,) = started("-m", "style.image=nowhere.jpg,never.jpg").values()  # which its run names
+    assert runs[-1] == "style.image=nowhere.jpg,never.jpg"
+    with pytest.raises(UserError, match=r"style.image=a.jpg,nowhere.jpg: there is no 'nowhere.jpg'"):
+        started("-m", "style.image=a.jpg,nowhere.jpg")
 
 
 @pytest.mark.parametrize(

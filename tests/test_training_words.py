@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from impasto.commands.training_words import as_begun, composed, run_dir, trainer_of
+from impasto.errors import UserError
 
 from .conftest import ROOT
 
@@ -32,7 +33,9 @@ def test_the_default_run_folder_is_the_one_to_go_on_from(tmp_path, monkeypatch):
 def test_words_given_now_end_what_was_said_of_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
-    folder.mkdir()
+    for place in (folder / "checkpoints", tmp_path / "photos"):
+        place.mkdir(parents=True)
+    (folder / "checkpoints" / "000000008.ckpt").touch()
     begun = ["data=folder", "data.root=photos", "data.image_size=96", "schedule.images=300", "schedule=quick"]
     (folder / "overrides.yaml").write_text(yaml.safe_dump(begun))
 
@@ -54,6 +57,37 @@ def test_words_given_now_end_what_was_said_of_others(tmp_path, monkeypatch):
     assert words("schedule=full") == ["data.image_size=96", "data.root=photos", "data=folder"]
 
 
+def test_what_is_gone_on_with_is_a_run_and_what_it_learned_from_is_there(tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "mine" / "first"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "000000008.ckpt").touch()
+    (run / "mine.safetensors").touch()
+    (tmp_path / "mine.jpg").touch()
+    (run / "overrides.yaml").write_text(yaml.safe_dump(["style.image=mine.jpg", "seed=3"]))
+    monkeypatch.chdir(tmp_path)
+    for wrong, mend in (
+        ("runs/mine", "; resume=runs/mine/first is one"),
+        ("runs/mine/first/checkpoints", f"; resume={run} is one"),
+        ("runs/mine/first/mine.safetensors", f"; resume={run} is one"),
+        ("mine.jpg", ""),
+    ):
+        with pytest.raises(UserError, match=f"resume={wrong} is neither a run's folder nor a checkpoint{mend}$"):
+            as_begun(CONFIGS, [f"resume={wrong}"])
+    begun = ["style.image=mine.jpg", "seed=3"]
+    assert as_begun(CONFIGS, ["resume=runs/mine/first/checkpoints/000000008.ckpt"])[:2] == begun
+    monkeypatch.chdir(run / "checkpoints")
+    with pytest.raises(
+        UserError, match="^style.image=mine.jpg, as the run was begun, is not here: say where it is now"
+    ):
+        as_begun(CONFIGS, ["resume=000000008.ckpt"])
+    monkeypatch.undo()
+    words = as_begun(CONFIGS, [f"resume={run}", "style.image=elsewhere.jpg"])
+    assert words[0] == "seed=3"
+    monkeypatch.chdir(run / "checkpoints")
+    assert run_dir(NOW, "mine", "000000008.ckpt") == ".."
+    assert run_dir(NOW, "mine", "../checkpoints/000000008.ckpt") == ".."
+
+
 @pytest.mark.parametrize("where", [["hydra.run.dir={run}"], ["style.image=mine.jpg", "data=folder"]])
 def test_what_a_run_was_begun_with_need_not_be_said_again(tmp_path, monkeypatch, where):
     monkeypatch.chdir(tmp_path)
@@ -61,6 +95,8 @@ def test_what_a_run_was_begun_with_need_not_be_said_again(tmp_path, monkeypatch,
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "000000008.ckpt").touch()
     begun = ["style.image=mine.jpg", "data=folder", "data.root=photos"]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "mine.jpg").touch()
     (run / "overrides.yaml").write_text(yaml.safe_dump(begun))
     words = as_begun(CONFIGS, [*(word.format(run=run) for word in where), "resume=true"])
     assert set(words) >= set(begun)

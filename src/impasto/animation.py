@@ -13,7 +13,7 @@ from impasto.deep import is_tiff
 from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.picture import SRGB, Picture, from_pil
-from impasto.picture_files import MEGAPIXELS, check_file, encoding_errors, image_errors, open_image, shown
+from impasto.picture_files import MEGAPIXELS, check_file, encoding_errors, for_gif, image_errors, open_image, shown
 
 ANIMATED = frozenset({".gif", ".webp", ".png"})  # that are written
 FILMS = ("GIF", "WEBP", "PNG", "AVIF")  # that are read
@@ -94,7 +94,7 @@ def write_animation(
         with whole_file(target) as temporary, temporary.open("wb") as file:
             write_animation(animation, file, suffix, quality)
         return
-    first, *others = (frame.to_pil() for frame in animation.frames)
+    first, *others = (for_gif(frame) if suffix == ".gif" else frame.to_pil() for frame in animation.frames)
     options: dict[str, Any] = {"icc_profile": SRGB, "quality": quality} if suffix == ".webp" else {}
     if suffix == ".gif":
         if animation.plays != 1:

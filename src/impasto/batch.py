@@ -10,8 +10,9 @@ from typing import IO
 
 from impasto.animation import Animation
 from impasto.errors import UserError
+from impasto.exif import TIFF
 from impasto.files import check_place
-from impasto.image import WRITABLE, check_not_input, check_suffix
+from impasto.image import WRITABLE, check_format, check_not_input, check_suffix
 from impasto.job import (
     Job,
     Look,
@@ -23,6 +24,7 @@ from impasto.job import (
     result_suffix,
     write_result,
 )
+from impasto.picture_files import JPEG
 from impasto.video import WRITABLE as VIDEOS
 from impasto.video import check_video_suffix, is_video
 
@@ -36,7 +38,10 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
     """
     film = source != "-" and is_video(Path(source)) and not Path(source).is_dir()
     if job.suffix is not None:
-        (check_video_suffix if film else check_suffix)(Path(f"picture{job.suffix}"))
+        check_format(job.suffix, VIDEOS if film else WRITABLE)
+    for name, stream, place in (("input", sys.stdin, source), ("output", sys.stdout, output)):
+        if place == "-" and stream is None:
+            raise UserError(f"{name}=-: the standard {name} is closed")
     if source != "-" and not Path(source).exists():
         raise UserError(f"there is no image or folder {source!r}")
     if film and job.tile:
@@ -86,10 +91,16 @@ def _target(place: str, output: str | None, style: str, suffix: str | None) -> P
         if target.is_dir() or output.endswith("/"):  # which Path() drops
             target = target / source.with_suffix(result_suffix(source, suffix)).name
     check(target)
+    if suffix is not None and not _same_format(target.suffix.lower(), suffix):
+        raise UserError(f"output={output} with format={suffix[1:]}: say one of them, or the same with both")
     check_place(target)
     if output is not None and place != "-":  # the default is another file
         check_not_input(target, [source])
     return target
+
+
+def _same_format(suffix: str, other: str) -> bool:
+    return suffix == other or any({suffix, other} <= {*names} for names in (JPEG, TIFF))
 
 
 def _one(job: Job, look: Look, source: str, content: Path | io.BytesIO, output: str | None, as_json: bool) -> None:

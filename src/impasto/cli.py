@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, TextIO, TypeVar
 
 from impasto.assets import nearest
@@ -29,11 +30,11 @@ def run(command: Callable[[list[str]], None], usage: str) -> None:
     log_to(sys.stdout)
     keep_freed_memory()
     words = sys.argv[1:]
-    if {"-h", "--help"} & set(words):
-        print(usage.strip())
-        return
     try:
-        command(words)
+        if {"-h", "--help"} & set(words):
+            _say(usage.strip(), sys.stdout)
+        else:
+            command(words)
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -115,7 +116,7 @@ def log_to(output: TextIO) -> None:
             stream = sys.stderr if record.levelno >= logging.WARNING else output
             prefix = "warning: " if record.levelno >= logging.WARNING else ""
             try:
-                print(prefix + record.getMessage(), file=stream, flush=True)
+                _say(prefix + record.getMessage(), stream)
             except OSError as error:  # a log on a full disk ends no work; what waits in the stream comes with the next
                 if error.errno not in FULL:
                     raise
@@ -123,6 +124,15 @@ def log_to(output: TextIO) -> None:
     log = logging.getLogger("impasto")
     log.handlers = [_Stream()]
     log.setLevel(logging.INFO)
+
+
+def _say(text: str, stream: TextIO) -> None:
+    """Print a line; where who reads lines has gone, as `head` does, it and all others are lost, and no work is."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        with suppress(io.UnsupportedOperation):  # of one that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def flatten(config: Any, prefix: str = "") -> list[str]:

@@ -17,6 +17,7 @@ LONGEST = 1_000_000  # px: what is longer is a slip of the finger
 COLOURS = ("none", "luminance", "histogram")
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 BARELY = 0.01  # of brightness, that is seen by nobody
+STRETCHED = 0.02  # of a mask's height, beyond rounding, that is worth a warning
 ROWS = 512  # worked on at once, so that memory stays bounded
 
 
@@ -93,6 +94,9 @@ def read_mask(mask: Picture, size: tuple[int, int], feather: float) -> np.ndarra
     What is transparent counts as black, as on a layer on which the mask was drawn.
     """
     check_feather(feather)
+    (width, height), (wide, high) = mask.size, size
+    if abs(wide * height / width - high) > STRETCHED * high + 1:
+        log.warning("the mask of %d×%d px is stretched to %d×%d px", width, height, wide, high)
     grey = _brightness(mask.resized(size))
     if not feather:
         return grey.clip(0, 1)

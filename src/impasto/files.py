@@ -21,13 +21,13 @@ os.umask(UMASK)
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it becomes `path` at the end, or vanishes on any error.
 
-    Raises `UserError` when the folder cannot be written or the disk is full.
+    A link at `path` is followed. Raises `UserError` when the folder cannot be written or the disk is full.
     """
-    path = Path(path)
+    place = Path(os.path.realpath(path))  # a link stays one, to what is written
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=place.suffix, dir=place.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -35,8 +35,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())  # before the rename, or a power cut can leave an empty file
         with suppress(OSError):  # of file systems without permissions
             temporary.chmod(0o666 & ~UMASK)  # mkstemp's files are private
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        temporary.replace(place)
+        _sync_folder(place.parent)
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
     finally:

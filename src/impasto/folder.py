@@ -43,10 +43,10 @@ def stylize_folder(
         raise UserError(f"output={place}: a folder's pictures go to a folder, not a file")
     if _identity(place) == _identity(folder):
         raise UserError(f"output={str(place)!r} is the input folder: its images would be written over")
-    sources = find_images(folder)
     inside = sorted(folder.rglob("*"))
     if films := [path.name for path in inside if is_video(path)]:
         log.info("left out: %d videos (%s): input= takes them one by one", len(films), ", ".join(films[:3]))
+    sources = find_images(folder)
     whole = folder.resolve()
     ours = [path for path in (Path(each).resolve() for each in outputs) if whole in path.parents]
     sources = [path for path in sources if not any(path.resolve().is_relative_to(each) for each in ours)]
@@ -61,7 +61,7 @@ def stylize_folder(
     inputs = {_file_identity(path) for path in (*sources, *([] if job.mask is None else [job.mask]))}
     if over := next((target for target in targets if _file_identity(target) in inputs), None):
         raise UserError(f"output={str(place)!r}: {str(over)!r} is one of the inputs, and would be written over")
-    before = _done_before(place / REPORT, look.key)
+    before = {str(place / name): digest for name, digest in _done_before(place / REPORT, look.key).items()}
     place.mkdir(parents=True, exist_ok=True)
     counts = {"done": 0, "failed": 0, "skipped": 0}
     with (
@@ -71,7 +71,8 @@ def stylize_folder(
         bar = progress.add_task("", total=len(sources))
         for record in _painted(job, look, sources, targets, before):
             counts[record["status"]] += 1
-            line = json_line({**record, "key": look.key})
+            name = Path(record["output"]).relative_to(place).as_posix()  # the same, however the folder is called
+            line = json_line({**record, "name": name, "key": look.key})
             if record["status"] != "skipped":
                 report.write(line + "\n")
                 report.flush()
@@ -259,13 +260,14 @@ def _appended(report: Path) -> TextIO:
 
 
 def _done_before(report: Path, key: str) -> dict[str, str]:
-    """Output → SHA-256 of its input, of what an earlier run with the same key did."""
+    """Name below the output → SHA-256 of its input, of what an earlier run with the same key did."""
     done: dict[str, str] = {}
     for record in _records(report):
+        name = str(record.get("name", record["output"]))
         if record["key"] == key and record["status"] == "done":
-            done[record["output"]] = record["sha256"]
+            done[name] = record["sha256"]
         else:
-            done.pop(record["output"], None)
+            done.pop(name, None)
     return done
 
 

@@ -74,6 +74,12 @@ def check_suffix(path: Path) -> None:
         raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}")
 
 
+def check_format(suffix: str, writable: Iterable[str] = WRITABLE) -> None:
+    """Raise `UserError` where what format= asks for cannot be written."""
+    if suffix not in writable:
+        raise UserError(f"format={suffix[1:]} should be one of {', '.join(sorted(name[1:] for name in writable))}")
+
+
 def check_not_input(output: Path, inputs: Iterable[Path]) -> None:
     """Raise `UserError` where the output is one of the inputs, which it would write over."""
     if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
@@ -94,7 +100,9 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"there is no folder {str(folder)!r}")
+        raise UserError(
+            f"{str(folder)!r} is a file, not a folder" if folder.is_file() else f"there is no folder {str(folder)!r}"
+        )
     images = sorted(
         path
         for path in _files(folder)

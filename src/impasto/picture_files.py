@@ -23,6 +23,7 @@ from impasto.deep import DEEP, deep_bytes, is_deep, is_tiff, read_deep
 from impasto.errors import PictureError, UserError, one_line
 from impasto.exif import TIFF, kept_exif, orientation, with_exif
 from impasto.files import whole_file
+from impasto.levels import unit
 from impasto.picture import SRGB, Picture, from_pil
 
 log = logging.getLogger("impasto")
@@ -42,6 +43,7 @@ LONGEST = {**dict.fromkeys(JPEG, 65500), ".webp": 16383, ".avif": 32768, ".gif":
 OPAQUE = frozenset({*JPEG, ".bmp"})  # formats without transparency
 MEGAPIXELS = 178  # that are decoded unless more is allowed; from there on Pillow refuses by itself
 QUALITY = 95
+GIF_COLOURS = 256
 
 
 def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> Picture:
@@ -165,6 +167,8 @@ def _write(picture: Picture, file: IO[bytes], suffix: str, quality: int) -> None
     if picture.alpha is not None and suffix in OPAQUE:
         log.warning("%s has no transparency: it is laid over white", suffix)
         picture = picture.over_white()
+    if picture.alpha is not None and suffix == ".gif" and ((picture.alpha > 0) & (unit(picture.alpha) < 1)).any():
+        log.warning(".gif knows no half transparency: what is less than half opaque is clear, the rest opaque")
     with encoding_errors(suffix):
         if picture.pixels.dtype == np.uint16 and suffix in DEEP:
             file.write(with_exif(deep_bytes(picture, suffix), suffix, picture.exif))
@@ -197,7 +201,25 @@ def _encode(picture: Picture, file: IO[bytes], suffix: str, quality: int) -> Non
         options["compress_level"] = 1  # three quarters of the default's time, 7 % more bytes
     Image.preinit()
     kind = Image.EXTENSION.get(suffix) or Image.registered_extensions()[suffix]  # which loads all formats
-    picture.to_pil().save(file, format=kind, **options)
+    (for_gif(picture) if suffix == ".gif" else picture.to_pil()).save(file, format=kind, **options)
+
+
+def for_gif(picture: Picture) -> Image.Image:
+    """As GIF can hold it: where alpha is below half, the last of 256 colours, which is clear.
+
+    Pillow takes alpha for a fourth colour, and often leaves nothing clear.
+    """
+    image = replace(picture, alpha=None).to_pil()
+    if picture.alpha is None:
+        return image
+    clear = unit(picture.alpha) < 0.5
+    levels = np.array(image)
+    levels[clear] = levels[~clear][:1] if not clear.all() else 0  # no colour of its own
+    indexed = Image.fromarray(levels).quantize(GIF_COLOURS - 1)
+    result = Image.fromarray(np.where(clear, np.uint8(GIF_COLOURS - 1), np.asarray(indexed)))
+    result.putpalette(indexed.getpalette() or [])
+    result.info["transparency"] = GIF_COLOURS - 1
+    return result
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -144,10 +145,15 @@ def find(resume: str | bool, run_dir: Path) -> Resumed | None:
     return None
 
 
+def run_of(place: Path) -> Path:
+    """The folder of the run that a checkpoint is of, or that `place` is itself."""
+    return Path(os.path.normpath(place / ".." / "..")) if place.is_file() else place
+
+
 def begun_with(place: Path) -> list[str]:
     """The words that a run was begun with, by its folder or a checkpoint in it; none where it has not noted them."""
     try:
-        words = yaml.safe_load(((place.parent.parent if place.is_file() else place) / OVERRIDES).read_text("utf-8"))
+        words = yaml.safe_load((run_of(place) / OVERRIDES).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return []
     return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []

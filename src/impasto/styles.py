@@ -22,7 +22,7 @@ def find_checkpoints(ckpt: str) -> list[Path]:
         raise UserError(f"ckpt=all: no style ships in {STYLES}; train one with python train.py style=starry_night")
     if Path(ckpt).exists():  # whose name may have a comma
         return [find_checkpoint(ckpt)]
-    return [find_checkpoint(name) for name in ckpt.split(",")]
+    return [find_checkpoint(os.path.expanduser(name)) for name in ckpt.split(",")]
 
 
 def find_checkpoint(ckpt: str | os.PathLike[str]) -> Path:
@@ -45,13 +45,20 @@ def find_checkpoint(ckpt: str | os.PathLike[str]) -> Path:
             f"{ckpt!r} has not been trained to its end: python scripts/export.py ckpt={newest} makes a network of it"
         )
     if Path(ckpt).suffix or os.sep in ckpt:
-        raise UserError(f"there is no checkpoint {ckpt!r}")
+        raise UserError(f"there is no checkpoint {ckpt!r}{_offer(Path(ckpt))}")
     known = sorted({file.stem for file in (*STYLES.glob("*.safetensors"), *Path("runs").glob("*/*/*.safetensors"))})
     begin = f"style={ckpt}" if (PAINTINGS / f"{ckpt}.jpg").is_file() else f"style.image=FILE style.name={ckpt}"
     raise UserError(
         f"there is no style {ckpt!r}{nearest(ckpt, known)}; "
         f"known here: {', '.join(known) or 'none yet'}; train one with python train.py {begin}"
     )
+
+
+def _offer(folder: Path) -> str:
+    """The newest network of the runs in a folder, or beside it in a run's."""
+    ended = [*folder.glob("*/*.safetensors"), *folder.absolute().parent.glob("*.safetensors")]
+    newest = max(ended, key=lambda path: path.stat().st_mtime, default=None) if folder.is_dir() else None
+    return "" if newest is None else f"; {newest} is one"
 
 
 def style_name(record: Mapping[str, Any], default: str = "stylized") -> str:

@@ -150,7 +150,7 @@ def _check(config: dict[str, Any]) -> None:
         raise UserError(f"seed={config['seed']} should be in 0…{2**32 - 1}")
     rate = config["learning_rate"]
     if rate is not None and not (type(rate) in (int, float) and 0 < rate < inf):
-        raise UserError(f"learning_rate={rate} should be above 0")
+        raise UserError(f"learning_rate={rate} should be above 0, and finite")
 
 
 def _iterations(

@@ -1,5 +1,6 @@
 """`python stylize.py`: styles, images and films in, stylized images and films out."""
 
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,5 +125,8 @@ def job_of(options: StylizeOptions) -> "Job":
 
 
 def main() -> None:
-    """Run `stylize` on the command line."""
+    """Run `stylize` on the command line; what is half written when a signal ends it vanishes, as at Ctrl-C."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # which Windows lacks
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     cli.run(stylize, USAGE)

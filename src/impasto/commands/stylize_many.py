@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from impasto import cli
 from impasto.commands.stylize import StylizeOptions, job_of
@@ -65,7 +64,7 @@ def stylize_many(words: list[str]) -> None:
         raise UserError("smooth= is of videos, which stylize.py takes one by one")
     cli.check_counts(options, "workers", "cores", "batch")
 
-    from impasto.image import check_suffix  # takes a while: mistakes above are answered at once
+    from impasto.image import check_format  # takes a while: mistakes above are answered at once
     from impasto.mass.cluster import Workers
     from impasto.mass.run import stylize_many as run
     from impasto.mass.sources import Source, absolute
@@ -75,7 +74,7 @@ def stylize_many(words: list[str]) -> None:
     if job.mask is not None:
         job = replace(job, mask=job.mask.absolute())  # workers start elsewhere
     if job.suffix is not None:
-        check_suffix(Path(f"picture{job.suffix}"))
+        check_format(job.suffix)
     networks = [path.absolute() for path in find_checkpoints(options.ckpt)]
     if len(networks) > (1 if job.mask is None else 2):
         raise UserError(f"ckpt= has {len(networks)} networks: one at a time, or two with mask=")

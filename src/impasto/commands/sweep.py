@@ -81,5 +81,8 @@ def _several(word: str) -> list[str]:
 
     key, _, value = word.partition("=")
     values = value.split(",")
-    several = key == "init" or (key in PATHS and all(map(there, values)))
+    missing = [each for each in values if not there(each)]
+    if key in PATHS and not there(value) and 0 < len(missing) < len(values):
+        raise UserError(f"{word}: there is no {missing[0]!r}")
+    several = key == "init" or (key in PATHS and not missing)
     return [f"{key}={one}" for one in values] if several and len(values) > 1 and not there(value) else []

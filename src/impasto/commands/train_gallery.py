@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ def main(root: Path) -> None:
 def train_gallery(root: Path, words: list[str]) -> None:
     """Train what is missing, then score, ship and draw as asked for. Raises `UserError` naming the runs that failed."""
     from impasto.commands.training_words import trainer_of, with_search_path
+    from impasto.files import check_place
     from impasto.image import read_images, save_image
     from impasto.multirun import places_for, run_all  # torch takes seconds
     from impasto.picture_files import check_sides
@@ -100,6 +102,7 @@ def train_gallery(root: Path, words: list[str]) -> None:
         painting(run.style)  # mistakes before hours are spent
     photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
     sheet = Path(options.output) / "sheet.jpg"
+    check_place(sheet)
     if photos:
         rows = _rows(runs, photos, lambda _: lambda photo: photo)
         try:
@@ -164,17 +167,24 @@ def _done(run: Run, rest: Sequence[str]) -> bool:
 
 def planned(options: GalleryOptions) -> list[Run]:
     """A run for each combination of style, strength and stroke; folders name what there are several of."""
+    from impasto.losses.objective import check_stroke  # and with it torch
+
     styles, strengths, strokes = (getattr(options, key).split(",") for key in ("styles", "strengths", "strokes"))
     if options.ship and len(strengths) * len(strokes) > 1:
         raise UserError("ship=true takes one strength and one stroke: a style ships once")
-    for key, values in (("strengths", strengths), ("strokes", strokes)):
-        for value in values:
-            try:
-                float(value)
-            except ValueError:
-                raise UserError(f"{key}={','.join(values)} should be numbers with commas between them") from None
+    for key, values, number in (("strengths", strengths, float), ("strokes", strokes, int)):
+        try:
+            numbers = [number(value) for value in values]
+        except ValueError:
+            whole = "whole numbers" if number is int else "numbers"
+            raise UserError(f"{key}={','.join(values)} should be {whole} with commas between them") from None
+        for each in numbers:
+            if key == "strokes":
+                check_stroke(int(each))
+            elif not 0 < each < inf:
+                raise UserError(f"strengths={','.join(values)} should be above 0")
     runs = []
-    for style, strength, stroke in product(styles, strengths, strokes):
+    for style, strength, stroke in product(*map(dict.fromkeys, (styles, strengths, strokes))):
         extra = [f"strength_{strength}"] * (len(strengths) > 1) + [f"stroke_{stroke}"] * (len(strokes) > 1)
         folder = Path(options.output, "-".join([style, *extra]))
         runs.append(Run(style, strength, stroke, folder, ", ".join(extra).replace("_", " ")))

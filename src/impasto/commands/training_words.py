@@ -27,6 +27,9 @@ LITERAL = (
 )
 
 
+THERE = ("style.image=", "data.root=", "data.validation_root=", "vgg.path=")  # of these, what is read
+
+
 def composed(config_dir: Path, words: Sequence[str], when: datetime | None = None) -> DictConfig:
     """The configuration that words of the command line, but for -m, make, `when` (now) they do. Raises `UserError`."""
     OmegaConf.register_new_resolver("run_dir", partial(run_dir, when or datetime.now()), replace=True)
@@ -52,8 +55,7 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
             words = [*words, f"hydra.run.dir={place}"]  # whatever its own words
     else:
         place = Path(cli.at_home(resume))
-        if not place.exists():
-            raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
+        _check_run(resume, place)
     begun = begun_with(place)
     # another data= ends what was said of the one before, as data.root=; data.root= ends what data= it was, unless that
     # had one, and has moved
@@ -66,9 +68,29 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
         and not key.startswith(changed)
         and not (key == "data" and "data.root." in changed and not moved)
     ]
+    gone = [word for word in kept if word.startswith(THERE) and not Path(cli.at_home(word.partition("=")[2])).exists()]
+    if gone:
+        raise UserError(
+            f"{gone[0]}, as the run was begun, is not here: say where it is now, or go on from the folder that it was "
+            "begun in"
+        )
     if kept:
         _say(f"As the run was begun: {' '.join(kept)}")
     return [*kept, *words]
+
+
+def _check_run(resume: str, place: Path) -> None:
+    """Raise `UserError` where what `resume=` names is no run, nor a checkpoint of one."""
+    from impasto.resume import checkpoints
+
+    if not place.exists():
+        raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
+    if place.suffix == ".ckpt" if place.is_file() else checkpoints(place):
+        return
+    runs = [run for run in (*place.glob("*/"), *place.absolute().parents[:2]) if checkpoints(run)]
+    newest = max(runs, key=lambda run: checkpoints(run)[0].stat().st_mtime, default=None)
+    mend = "" if newest is None else f"; resume={newest} is one"
+    raise UserError(f"resume={resume} is neither a run's folder nor a checkpoint{mend}")
 
 
 def trainer_of(config_dir: Path, folder: Path, words: Sequence[str]) -> dict[str, Any]:
@@ -142,15 +164,14 @@ def _say(line: str) -> None:
 
 def run_dir(when: datetime, style: str, resume: str) -> str:
     """Where a run goes: a new folder, or when resuming the folder that holds what to go on from."""
-    from impasto.resume import checkpoints
+    from impasto.resume import checkpoints, run_of
 
     if resume.lower() == "true":
         newest = {path: saved[0] for path in sorted(Path("runs", style).glob("*")) if (saved := checkpoints(path))}
         if newest:
             return str(max(newest, key=lambda path: (newest[path].stat().st_mtime, path)))  # names can be the user's
     elif resume.lower() != "false":
-        place = Path(resume)
-        run = place.parent.parent if place.is_file() else place
+        run = run_of(Path(resume))
         if checkpoints(run):
             return str(run)
     return str(Path("runs", style, when.strftime("%Y-%m-%d_%H-%M-%S-%f")))

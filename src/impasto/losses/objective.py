@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -28,6 +29,7 @@ LARGEST = 4096  # px of a painting's short side
 # Peak of a process on a CPU less what it held before, one pass to relu5_1 in float32, torch 2.15, 1,000 px of short
 # side: 810 bytes a pixel, and 1,330 where `keep_freed_memory` holds on to what is freed.
 PASS_BYTES = 1400
+EVEN = 8  # levels between the darkest and the lightest of a channel, below which there are no strokes
 BLURRED_FROM = 2.0  # times that a small painting is enlarged, from which on it is worth a warning
 
 
@@ -116,6 +118,8 @@ def read_painting(path: str | os.PathLike[str], stroke: int) -> Image.Image:
     if factor >= BLURRED_FROM:
         width, height = painting.size
         log.warning("the painting has %d×%d px: enlarged %.1f times, its strokes are blurred", width, height, factor)
+    if np.ptp(np.asarray(painting), axis=(0, 1)).max() < EVEN:
+        log.warning("%r is of one colour all over: there is no style in it", str(path))
     return resize(painting, factor) if factor > 1 else painting
 
 

@@ -13,7 +13,10 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from impasto.errors import UserError
+from impasto.files import check_place
+from impasto.folder import REPORTS
 from impasto.job import Job, json_line
+from impasto.mass import storage
 from impasto.mass.cluster import Workers, check_address, running, shares
 from impasto.mass.painting import Begun, Ledger, Painter, Verifier
 from impasto.mass.report import STATUSES, Report, Summary, done_before
@@ -37,6 +40,8 @@ def stylize_many(
     if any(importlib.util.find_spec(package) is None for package in ("ray", "pyarrow")):  # of ray[data]
         raise UserError('this takes Ray, which is not installed: pip install -e ".[ray]"')
     check_address(workers.address)
+    if storage.is_local(source.output):
+        check_place(Path(source.output) / REPORTS / "a.jsonl")
     summary = Summary(*survey(source))
     done = done_before(source.output, "check" if verify else "mark")
     report = Report(source.output)
