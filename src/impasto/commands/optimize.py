@@ -63,7 +63,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
 
     # torch takes seconds: mistakes above are answered at once
     import yaml
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     from impasto.engines.eager import memory_errors
     from impasto.events import Events
@@ -72,6 +72,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
     from impasto.losses.objective import SMALLEST, build_objectives, read_painting
     from impasto.optimization import check_optimizer, coarse_to_fine, memory_shortage
+    from impasto.progress import passing
 
     check_optimizer(config["optimizer"])
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
@@ -109,7 +110,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     rows, picture = list[dict[str, float]](), None
     stopped: BaseException | None = None
     try:
-        with Progress(*columns, transient=True) as progress, memory_errors():
+        with passing(*columns) as progress, memory_errors():
             bar = progress.add_task("", total=config["scales"] * config["iterations"])
             for number, (side, step) in enumerate(steps, 1):
                 rows.append({"iteration": number, "size": side, **step.terms})

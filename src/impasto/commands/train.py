@@ -33,7 +33,7 @@ Train a network that paints any photo in the style of one painting.
                             |false (decode once, to data.packs=DIR), data.workers=, data.timeout= (s without photos to
                             learn from until it stops); corrupt, tiny, grey and duplicate ones are left out, up to
                             data.max_rejects=0.05 of them, but for data.keep=grey,tiny,duplicate
-  schedule=quick|full       8 to 14 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
+  schedule=quick|full       6 to 9 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
   trainer=auto|cpu|gpu|ddp  trainer.devices= (torchrun and srun say how many themselves, on any number of nodes),
                             trainer.precision=, trainer.compile=auto|true|false, trainer.gradient_clip= (largest

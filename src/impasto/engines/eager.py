@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt
 from rich.console import Console
-from rich.progress import Progress
 
 from impasto.checkpoint import load_network
 from impasto.hardware import choose_device, takes_bfloat16
 from impasto.memory import Room, is_shortage
 from impasto.models.transformer_net import TransformerNet
 from impasto.peers import PEER_SUFFIXES, load_peer_network, precision_for
+from impasto.progress import passing
 from impasto.tiling import stylize_tiled
 from impasto.tiling.room import choose_tile, memory_of_pass
 
@@ -78,8 +78,8 @@ class EagerEngine:
         self, pixels: UInt[np.ndarray, "height width 3"], tile: int, exact: bool = True
     ) -> UInt[np.ndarray, "height width 3"]:
         """The stylized picture, in tiles: `impasto.tiling.stylize_tiled`, with its progress."""
-        console = Console(stderr=True)  # a picture may go to the standard output
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress, memory_errors():
+        # on stderr, as a picture may go to the standard output
+        with passing(console=Console(stderr=True)) as progress, memory_errors():
             bar = progress.add_task("Tiles", total=1.0)
             return stylize_tiled(
                 self.net, pixels, tile, exact, self.bfloat16, lambda done: progress.update(bar, completed=done)

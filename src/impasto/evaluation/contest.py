@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from impasto.engines.eager import memory_errors
@@ -22,6 +22,7 @@ from impasto.image import read_image, resize, to_image
 from impasto.losses.objective import Objective
 from impasto.memory import give_freed_memory_back
 from impasto.optimization import memory_shortage
+from impasto.progress import passing
 from impasto.tensors import to_tensor
 
 log = logging.getLogger("impasto")
@@ -101,7 +102,7 @@ class Contest:
         """Fill `worths`, and what is `compared` and `skipped` on the way. Raises `UserError` where no photo is left."""
         sizes = self.plan.sizes
         comparable = max(COMPARED, min(sizes))
-        with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), transient=True) as progress:
+        with passing(TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
             tell = partial(progress.update, progress.add_task(""))
             # the largest first: a size without photos, or memory, leaves the comparison to the next
             for size, count in sorted(zip(sizes, self.plan.photos, strict=True), reverse=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from impasto.errors import UserError
 from impasto.files import check_place
@@ -21,6 +21,7 @@ from impasto.mass.cluster import Workers, check_address, running, shares
 from impasto.mass.painting import Begun, Ledger, Painter, Verifier
 from impasto.mass.report import STATUSES, Report, Summary, done_before
 from impasto.mass.sources import Source, survey
+from impasto.progress import passing
 
 log = logging.getLogger("impasto")
 
@@ -49,7 +50,7 @@ def stylize_many(
     try:
         with (
             running(workers, STORE_BYTES + 2 * done.nbytes),
-            Progress(*columns, transient=True, disable=as_json) as progress,
+            passing(*columns, quiet=as_json) as progress,
         ):
             bar = progress.add_task("Verifying" if verify else "Painting", total=summary.total)
             for records in _watched(_records(job, networks, source, workers, done, verify)):
