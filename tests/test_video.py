@@ -494,7 +494,7 @@ def test_wrong_input_and_output_are_named(stylize, tmp_path):
         (tmp_path / "sound.mkv", None, {}, "sound.mkv' is not a video that can be read: it has no pictures"),
         (source, source, {}, "it would be written over"),
         (source, tmp_path / "out.gif", {}, "a video cannot go to .*out.gif'"),
-        (source, None, {"suffix": ".png"}, "its suffix should be one of .m4v, .mkv"),
+        (source, None, {"suffix": ".png"}, "format=png should be one of m4v, mkv, mov"),
         (source, "-", {}, "a video goes to a file"),
         (source, tmp_path / "out.webm", {}, ".webm cannot hold the input's sound, which is aac: try output=….mkv"),
         (source, None, {"megapixels": 0.001}, "more than max_megapixels=0.001"),
