@@ -71,6 +71,14 @@ def test_a_failing_system_is_told_from_a_damaged_file(saved, monkeypatch, error,
         assert str(raised.value).startswith(f"{str(saved)!r} {said}")
 
 
+def test_what_is_not_mapped_does_not_change_with_its_file(saved):
+    before = torch.load(saved, weights_only=True)
+    loaded = load_archive(saved, mapped=False)
+    with saved.open("r+b") as file:
+        file.write(bytes(saved.stat().st_size))
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in before.items())
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UserError, match=r"there is no checkpoint '.*nowhere.pth'"):
         load_archive(tmp_path / "nowhere.pth")

@@ -145,17 +145,26 @@ def test_a_log_on_a_full_disk_or_to_nobody_ends_nothing(monkeypatch, number, end
         log.info("a line")
 
 
-def test_a_reader_that_goes_ends_no_work(tmp_path):
-    """As in `stylize.py … | head -1`, and of the help."""
+@pytest.mark.parametrize(
+    ("script", "words", "error"),
+    [
+        ("stylize.py", ["--help"], ""),
+        ("stylize.py", ["ckpt=starry_night", "input=a.png", "output=b.png"], ""),
+        ("stylize.py", ["ckpt=starry_night", "input=a.png", "output=b.png", "json=true"], ""),
+        ("train.py", ["style.image=gone.jpg"], "error: there is no image 'gone.jpg'"),
+    ],
+)
+def test_a_reader_that_goes_ends_no_work(tmp_path, script, words, error):
+    """As in `stylize.py … | head -1`, of the help, and of what train.py says first."""
     noise_image(20, 16).save(tmp_path / "a.png")
-    for words in (["--help"], ["ckpt=starry_night", f"input={tmp_path / 'a.png'}", f"output={tmp_path / 'b.png'}"]):
-        reader, writer = os.pipe()
-        os.close(reader)
-        command = [sys.executable, str(ROOT / "stylize.py"), *words]
-        result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
-        os.close(writer)
-        assert (result.returncode, result.stderr) == (0, "")
-    assert (tmp_path / "b.png").is_file()
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(ROOT / script), *words]
+    result = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(("Style: ", "Wrote "))]
+    assert (result.returncode, lines) == (int(bool(error)), [error] * bool(error))
+    assert (tmp_path / "b.png").is_file() == ("output=b.png" in words)
 
 
 @pytest.mark.parametrize("script", ["train.py", "stylize.py", "scripts/export.py", "scripts/fetch_coco.py"])

@@ -238,7 +238,8 @@ def test_a_style_ships_once():
 
 
 def test_each_combination_is_a_run_with_a_folder_of_its_own():
-    assert len(planned(GalleryOptions(styles="a,a,b"))) == 2
+    twice = planned(GalleryOptions(styles="a,a,b", strengths="2,2", output="out"))
+    assert [str(run.folder) for run in twice] == ["out/a", "out/b"]
     runs = planned(GalleryOptions(styles="a,b", strengths="0.5,2", strokes="320", output="out"))
     assert [str(run.folder) for run in runs] == [
         f"out/{style}-strength_{strength}" for style in "ab" for strength in ("0.5", "2")

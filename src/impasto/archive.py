@@ -15,8 +15,8 @@ from impasto.errors import UnreadableError, UserError, one_line
 from impasto.memory import is_shortage
 
 
-def load_archive(path: str | os.PathLike[str]) -> Any:
-    """The content of a file of torch.save; its tensors are mapped to memory, so they are to be copied.
+def load_archive(path: str | os.PathLike[str], mapped: bool = True) -> Any:
+    """The content of a file of torch.save; `mapped` tensors are to be copied, and until then hold the file in place.
 
     Raises `UnreadableError` where the system or the memory fails, `UserError` for a missing or damaged file, one that
     holds more than tensors and plain data, and one that unpacks to more than its size.
@@ -29,7 +29,7 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
         if packed and unpacked_size(path) > path.stat().st_size:  # torch.save does not compress
             raise UserError(f"{shown} claims more weights than it holds")
         with warnings.catch_warnings(action="ignore"):  # on programs, which it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and packed)
     except UserError:
         raise
     except Exception as error:  # no common base, and torch's texts advise to execute the file

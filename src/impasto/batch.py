@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from impasto import cli
 from impasto.animation import Animation
 from impasto.errors import UserError
 from impasto.exif import TIFF
@@ -121,7 +122,7 @@ def _one(job: Job, look: Look, source: str, content: Path | io.BytesIO, output: 
         target.flush()
     if as_json and output != "-":
         seconds = round(time.perf_counter() - begun, 3)
-        print(json_line({"input": source, "output": str(target), "status": "done", "seconds": seconds}), flush=True)
+        cli.say(json_line({"input": source, "output": str(target), "status": "done", "seconds": seconds}))
 
 
 def _film(job: Job, look: Look, source: Path, output: str | None, as_json: bool) -> None:
@@ -148,4 +149,4 @@ def _film(job: Job, look: Look, source: Path, output: str | None, as_json: bool)
     if as_json:
         seconds = round(time.perf_counter() - begun, 3)
         record = {"input": str(source), "output": str(target), "status": "done", "frames": frames, "seconds": seconds}
-        print(json_line(record), flush=True)
+        cli.say(json_line(record))

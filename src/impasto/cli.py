@@ -32,7 +32,7 @@ def run(command: Callable[[list[str]], None], usage: str) -> None:
     words = sys.argv[1:]
     try:
         if {"-h", "--help"} & set(words):
-            _say(usage.strip(), sys.stdout)
+            say(usage.strip())
         else:
             command(words)
     except UserError as error:
@@ -116,7 +116,7 @@ def log_to(output: TextIO) -> None:
             stream = sys.stderr if record.levelno >= logging.WARNING else output
             prefix = "warning: " if record.levelno >= logging.WARNING else ""
             try:
-                _say(prefix + record.getMessage(), stream)
+                say(prefix + record.getMessage(), stream)
             except OSError as error:  # a log on a full disk ends no work; what waits in the stream comes with the next
                 if error.errno not in FULL:
                     raise
@@ -126,8 +126,9 @@ def log_to(output: TextIO) -> None:
     log.setLevel(logging.INFO)
 
 
-def _say(text: str, stream: TextIO) -> None:
+def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line; where who reads lines has gone, as `head` does, it and all others are lost, and no work is."""
+    stream = stream or sys.stdout
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:

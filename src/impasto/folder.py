@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from impasto import cli
 from impasto.animation import Animation
 from impasto.errors import PictureError, UserError
 from impasto.files import NAME_BYTES
@@ -79,7 +80,7 @@ def stylize_folder(
             if record["status"] == "failed":
                 log.warning("skipped: %s", record["error"])
             if as_json:
-                print(line, flush=True)
+                cli.say(line)
             progress.advance(bar)
     left = f", {counts['skipped']} were there already" if counts["skipped"] else ""
     log.info("Wrote %d images to %s%s", counts["done"], place, left)

@@ -87,9 +87,9 @@ class Resumed:
     def mark_validated(self, callbacks: Mapping[str, Any]) -> None:
         """Note in the file that it has been validated meanwhile, and what these have counted by it.
 
-        Raises `UserError` where it cannot be written.
+        Raises `UserError` where it cannot be read or written.
         """
-        whole = torch.load(self.path, map_location="cpu", weights_only=True)  # not mapped to the file, as below
+        whole = load_archive(self.path, mapped=False)  # Windows replaces no mapped file
         whole["callbacks"] = {**self.callbacks, **callbacks}
         write_checkpoint({**whole, "validated_at": self.images_seen}, self.path)
 

@@ -49,12 +49,12 @@ def doctor(config_dir: Path, words: list[str]) -> bool:
     for finding in diagnose(configs, options.seconds):
         findings.append(finding)
         if not options.json:
-            print(f"{' ' if finding.well else '!'} {finding.part:<22} {finding.said}", flush=True)
+            cli.say(f"{' ' if finding.well else '!'} {finding.part:<22} {finding.said}")
     able = all(finding.well for finding in findings if finding.needed)
     if options.json:
-        print(json.dumps({"can_train": able, "findings": [asdict(finding) for finding in findings]}, indent=1))
+        cli.say(json.dumps({"can_train": able, "findings": [asdict(finding) for finding in findings]}, indent=1))
     else:
-        print("\nTraining can run." if able else "\nTraining cannot run: see the lines with !")
+        cli.say("\nTraining can run." if able else "\nTraining cannot run: see the lines with !")
     return able
 
 

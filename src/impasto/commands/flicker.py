@@ -91,7 +91,7 @@ def flicker(words: list[str]) -> None:
             "sharpness": round(sharpness(_frames(shown)) / sharp, 3) if sharp else 1.0,  # of one colour
             "milliseconds": round(1000 * seconds / len(shown), 1),
         }
-        print(json.dumps({**result, "input": options.input, "frames": len(shown)}), flush=True)
+        cli.say(json.dumps({**result, "input": options.input, "frames": len(shown)}))
 
 
 def _frames(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

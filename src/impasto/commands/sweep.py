@@ -8,14 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from impasto import cli
 from impasto.commands.configuration import combinations, plain
-from impasto.commands.training_words import LITERAL, choices_for_this_machine, composed, trainer_of
+from impasto.commands.training_words import LITERAL, READ, choices_for_this_machine, composed, is_there, trainer_of
 from impasto.errors import UserError
 
 log = logging.getLogger("impasto")
 
-PATHS = ("style.image", "data.root", "data.validation_root", "vgg.path")
 NAME = 200  # bytes, at most, of a folder's name that says what is swept
 
 
@@ -75,14 +73,10 @@ def _several(word: str) -> list[str]:
 
     A file or folder whose own name has the comma is one.
     """
-
-    def there(path: str) -> bool:
-        return Path(cli.at_home(path)).exists()
-
     key, _, value = word.partition("=")
     values = value.split(",")
-    missing = [each for each in values if not there(each)]
-    if key in PATHS and not there(value) and 0 < len(missing) < len(values):
+    missing = [each for each in values if not is_there(each)]
+    if key in READ and not is_there(value) and 0 < len(missing) < len(values):
         raise UserError(f"{word}: there is no {missing[0]!r}")
-    several = key == "init" or (key in PATHS and not missing)
-    return [f"{key}={one}" for one in values] if several and len(values) > 1 and not there(value) else []
+    several = key == "init" or (key in READ and not missing)
+    return [f"{key}={one}" for one in values] if several and len(values) > 1 and not is_there(value) else []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from impasto import cli
 from impasto.assets import painting
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from impasto.sheet import Captioned
 
 log = logging.getLogger("impasto")
+Number = TypeVar("Number", int, float)
 
 SHIPPED = "starry_night,great_wave,cafe_terrace,composition_viii,night_cafe,summertime"
 
@@ -169,26 +170,29 @@ def planned(options: GalleryOptions) -> list[Run]:
     """A run for each combination of style, strength and stroke; folders name what there are several of."""
     from impasto.losses.objective import check_stroke  # and with it torch
 
-    styles, strengths, strokes = (getattr(options, key).split(",") for key in ("styles", "strengths", "strokes"))
+    styles, strengths, strokes = (
+        list(dict.fromkeys(several.split(","))) for several in (options.styles, options.strengths, options.strokes)
+    )
     if options.ship and len(strengths) * len(strokes) > 1:
         raise UserError("ship=true takes one strength and one stroke: a style ships once")
-    for key, values, number in (("strengths", strengths, float), ("strokes", strokes, int)):
-        try:
-            numbers = [number(value) for value in values]
-        except ValueError:
-            whole = "whole numbers" if number is int else "numbers"
-            raise UserError(f"{key}={','.join(values)} should be {whole} with commas between them") from None
-        for each in numbers:
-            if key == "strokes":
-                check_stroke(int(each))
-            elif not 0 < each < inf:
-                raise UserError(f"strengths={','.join(values)} should be above 0")
+    if not all(0 < strength < inf for strength in _numbers("strengths", strengths, float)):
+        raise UserError(f"strengths={options.strengths} should be above 0")
+    for stroke in _numbers("strokes", strokes, int):
+        check_stroke(stroke)
     runs = []
-    for style, strength, stroke in product(*map(dict.fromkeys, (styles, strengths, strokes))):
+    for style, strength, stroke in product(styles, strengths, strokes):
         extra = [f"strength_{strength}"] * (len(strengths) > 1) + [f"stroke_{stroke}"] * (len(strokes) > 1)
         folder = Path(options.output, "-".join([style, *extra]))
         runs.append(Run(style, strength, stroke, folder, ", ".join(extra).replace("_", " ")))
     return runs
+
+
+def _numbers(key: str, values: Sequence[str], kind: type[Number]) -> list[Number]:
+    try:
+        return [kind(value) for value in values]
+    except ValueError:
+        whole = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"{key}={','.join(values)} should be {whole} with commas between them") from None
 
 
 def _rows(

@@ -13,21 +13,8 @@ from impasto.commands.configuration import compose, plain
 from impasto.errors import UserError
 
 # values that are taken as they are; every other one is read by Hydra's grammar
-LITERAL = (
-    "style.image",
-    "style.name",
-    "data.root",
-    "data.validation_root",
-    "data.packs",
-    "data.keep",
-    "vgg.path",
-    "init",
-    "resume",
-    "hydra.run.dir",
-)
-
-
-THERE = ("style.image=", "data.root=", "data.validation_root=", "vgg.path=")  # of these, what is read
+READ = ("style.image", "data.root", "data.validation_root", "vgg.path")  # files and folders
+LITERAL = (*READ, "style.name", "data.packs", "data.keep", "init", "resume", "hydra.run.dir")
 
 
 def composed(config_dir: Path, words: Sequence[str], when: datetime | None = None) -> DictConfig:
@@ -68,8 +55,7 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
         and not key.startswith(changed)
         and not (key == "data" and "data.root." in changed and not moved)
     ]
-    gone = [word for word in kept if word.startswith(THERE) and not Path(cli.at_home(word.partition("=")[2])).exists()]
-    if gone:
+    if gone := [word for word in kept if (said := word.partition("="))[0] in READ and not is_there(said[2])]:
         raise UserError(
             f"{gone[0]}, as the run was begun, is not here: say where it is now, or go on from the folder that it was "
             "begun in"
@@ -77,6 +63,11 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
     if kept:
         _say(f"As the run was begun: {' '.join(kept)}")
     return [*kept, *words]
+
+
+def is_there(path: str) -> bool:
+    """Whether there is what the command line calls so."""
+    return Path(cli.at_home(path)).exists()
 
 
 def _check_run(resume: str, place: Path) -> None:
@@ -159,7 +150,7 @@ def _say(line: str) -> None:
     from impasto.ranks import rank
 
     if rank() == 0:
-        print(line, flush=True)
+        cli.say(line)
 
 
 def run_dir(when: datetime, style: str, resume: str) -> str:

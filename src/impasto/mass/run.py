@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from impasto import cli
 from impasto.errors import UserError
 from impasto.files import check_place
 from impasto.folder import REPORTS
@@ -85,7 +86,7 @@ def _watched(batches: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str,
 def _tell(summary: Summary, report: Report, as_json: bool) -> None:
     told = summary.told()
     if as_json:
-        print(json_line(told), flush=True)
+        cli.say(json_line(told))
     counted = ", ".join(f"{told[status]} {status}" for status in STATUSES if told[status])
     speed = f"{told['images_per_second']} images/s, {told['megabytes_per_second']} MB/s"
     log.info("%d images: %s; in %.1f s, %s", summary.total, counted, told["seconds"], speed)
