@@ -177,8 +177,8 @@ def planned(options: GalleryOptions) -> list[Run]:
         raise UserError("ship=true takes one strength and one stroke: a style ships once")
     if not all(0 < strength < inf for strength in _numbers("strengths", strengths, float)):
         raise UserError(f"strengths={options.strengths} should be above 0")
-    for stroke in _numbers("strokes", strokes, int):
-        check_stroke(stroke)
+    for pixels in _numbers("strokes", strokes, int):
+        check_stroke(pixels)
     runs = []
     for style, strength, stroke in product(styles, strengths, strokes):
         extra = [f"strength_{strength}"] * (len(strengths) > 1) + [f"stroke_{stroke}"] * (len(strokes) > 1)
