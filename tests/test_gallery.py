@@ -166,6 +166,13 @@ def test_a_sheet_too_wide_is_told_before_training(tmp_path, monkeypatch):
         train_gallery.train_gallery(ROOT, [f"sheet={photos}", f"strengths={strengths}", f"output={tmp_path}/out"])
 
 
+def test_a_place_for_no_sheet_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("impasto.multirun.run_all", None)
+    (tmp_path / "notes.txt").write_text("no folder")
+    with pytest.raises(UserError, match=r"cannot write '.*notes.txt/sheet.jpg': Not a directory"):
+        train_gallery.train_gallery(ROOT, ["styles=poppies", f"output={tmp_path}/notes.txt"])
+
+
 def test_a_network_of_other_words_is_not_taken_for_these(tmp_path, small_net):
     run = Run("night", "1", "320", tmp_path / "night")
     rest = ["schedule.images=8", "trainer.devices=1"]

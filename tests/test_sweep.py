@@ -111,6 +111,17 @@ def test_mistakes_start_nothing(started, tmp_path, words, line):
     assert not runs
 
 
+def test_folders_have_names_that_file_systems_take(started, tmp_path):
+    """255 bytes, of which a checkpoint's temporary name and a log's ending take some; letters beyond ASCII have two."""
+    paintings = [tmp_path / f"{number}{'é' * 100}.jpg" for number in "12"]
+    for painting in paintings:
+        painting.write_bytes(b"")
+    runs = started("-m", f"style.image={paintings[0]},{paintings[1]}", "style.name=x", "hydra.run.dir=out/é")
+    names = [folder.removeprefix("out/") for folder in runs]
+    assert len(names) == 2
+    assert all(180 < len(name.encode()) <= 200 for name in names)
+
+
 def test_it_starts_processes_of_its_own(started, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with pytest.raises(UserError, match="-m starts processes of its own: leave torchrun out"):
