@@ -12,6 +12,7 @@ from impasto.checkpoint import load_network, save_network
 from impasto.commands.evaluate import EvaluateOptions, _objective, evaluate
 from impasto.data.content import ContentDataModule
 from impasto.errors import UserError
+from impasto.evaluation import contest
 from impasto.evaluation import scores as module
 from impasto.evaluation.artefacts import Finding
 from impasto.image import find_images
@@ -59,8 +60,9 @@ def test_a_report_has_everything(run, recorded):
         *2 * [["picos_de_europa.jpg"]],
     ]
     assert card["content"] == "photos that its record does not name as learned from"
-    assert scores["skipped"] == ["dahlia.jpg at 644 px", "coffee.jpg at 644 px"]
-    assert "dahlia.jpg is smaller than 644 px" in result.stderr
+    small = "dahlia.jpg, coffee.jpg for 644 px: smaller on the long side"
+    assert scores["skipped"] == [small]
+    assert f"warning: skipped: {small}\n" in result.stderr
     assert scores["terms"]["style/relu1_1"].keys() == {"identity", "network", "optimizer"}
     assert scores["terms"]["content"]["identity"] == 0
     assert scores["similarity"].keys() == {"ssim", "photos", "short side", "lpips"}
@@ -73,11 +75,15 @@ def test_a_report_has_everything(run, recorded):
     assert "Katsushika Hokusai" in page
     assert "96 px, from noise: worth" in page
     assert (recorded.parent / "poppies_sheet.jpg").stat().st_size > 5000
-    assert "Skipped: dahlia.jpg at 644 px, coffee.jpg at 644 px." in page
-    events = EventAccumulator(str(recorded.parent / "scores")).Reload()
-    (worth,) = events.Scalars("worth/96/noise")
-    median = scores["worth"][0]["median"]
-    assert worth.value == (1 if median is None else median)
+    assert "another painting" not in page
+    assert f"Skipped: {small}." in page
+    assert "Measured at strength 1 and a stroke of 64 px, as the network's record says." in page
+    events = EventAccumulator(str(recorded.parent / "poppies_scores")).Reload()
+    reached = {f"worth/{line['size']}/{line['start']}": line["median"] for line in scores["worth"]}
+    reached = {name: value for name, value in reached.items() if value is not None}
+    logged = [name for name in events.Tags()["scalars"] if name.startswith("worth/")]
+    assert {name: events.Scalars(name)[0].value for name in logged} == reached
+    assert events.Scalars("ssim")[0].value == pytest.approx(scores["similarity"]["ssim"])
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
@@ -110,12 +116,17 @@ def test_without_metadata_the_default_objective_serves_with_a_warning(network_fi
 
 def test_of_half_a_record_the_default_objective_serves(recorded, caplog):
     _, record = load_network(recorded)
-    assert _objective(CONFIGS, record) == {key: record[key] for key in ("loss", "vgg", "strength")} | {"stroke": 64}
+    whole = {key: record[key] for key in ("loss", "vgg", "strength")} | {"stroke": 64}
+    assert _objective(CONFIGS, record) == (whole, True)
+    more = {**record, "vgg": {**record["vgg"], "of a later version": 1}}
+    assert _objective(CONFIGS, more) == (whole, True)
     assert not caplog.messages
     halves = [{"strength": None}, {"loss": {"relative": True}}, {"loss": None}, {"vgg": {}}, {"style": {"name": "x"}}]
     for half in [*halves, {"loss": {**record["loss"], "weights": None}}]:
         caplog.clear()
-        assert _objective(CONFIGS, {**record, **half})["loss"]["weights"]["style"] == 6
+        objective, recorded = _objective(CONFIGS, {**record, **half})
+        assert objective["loss"]["weights"]["style"] == 6
+        assert not recorded
         assert any("does not say what it was trained for" in message for message in caplog.messages)
 
 
@@ -132,10 +143,20 @@ def test_records_that_say_little_are_no_obstacle(recorded, small_net, monkeypatc
     options = EvaluateOptions(ckpt=str(recorded), painting="poppies")
     if "style" in part:
         evaluate(CONFIGS, options)
-        assert recorded.with_suffix(".md").is_file()
+        page = recorded.with_suffix(".md").read_text()
+        assert "a stroke of 320 px, **assumed: its record does not say**." in page
+        assert "Skipped: milliseconds and memory at 256, 512, 1024 px: it failed." in page
         return
     with pytest.raises(UserError, match="has learned from all photos that ship"):
         evaluate(CONFIGS, options)
+
+
+def test_a_card_says_that_another_painting_was_the_measure(recorded, monkeypatch):
+    monkeypatch.setattr("impasto.losses.objective.build_objective", lambda *_: None)  # seconds
+    monkeypatch.setattr(module, "score", lambda *_: (SCORES, noise_image(64, 64)))
+    monkeypatch.setattr(module, "speed", lambda *_: [])
+    evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), painting="summertime"))
+    assert "says, **by another painting than its own**." in recorded.with_suffix(".md").read_text()
 
 
 def test_a_second_evaluation_takes_the_place_of_the_first(recorded, monkeypatch):
@@ -148,7 +169,8 @@ def test_a_second_evaluation_takes_the_place_of_the_first(recorded, monkeypatch)
     for _ in range(2):
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), content=str(recorded.parent)))
     assert seen == [[recorded.parent / "photo.png"]] * 2
-    events = EventAccumulator(str(recorded.parent / "scores")).Reload()
+    assert len(list((recorded.parent / "poppies_scores").iterdir())) == 1
+    events = EventAccumulator(str(recorded.parent / "poppies_scores")).Reload()
     assert [event.value for event in events.Scalars("worth/96/noise")] == [7]
     assert not list(recorded.parent.glob("events*"))  # which are the run's own
 
@@ -324,9 +346,37 @@ def test_panoramas_and_damaged_photos_are_passed_over(tmp_path, quadratic, caplo
     scores = scores_of(tmp_path, quadratic)
     assert [line["photos"][0]["photo"] for line in scores["worth"]] == ["wide.png", "wide.png"]
     assert scores["artefacts"] == []
-    assert scores["skipped"] == ["damaged.jpg at 64 px", "the artefact suite: no photo has 256 px on its short side"]
+    assert scores["skipped"] == [
+        "damaged.jpg for 64 px: cannot be read",
+        "the artefact suite: no photo has 256 px on its short side",
+    ]
     assert sum("damaged.jpg" in message for message in caplog.messages) == 1
     assert any("damaged.jpg' cannot be read" in message for message in caplog.messages)
+
+
+def test_many_small_photos_are_one_line_and_are_not_decoded(tmp_path, quadratic, monkeypatch, caplog):
+    decoded = []
+    read = contest.read_image
+    monkeypatch.setattr(contest, "read_image", lambda path, *size: decoded.append(path.name) or read(path, *size))
+    for number in range(9):
+        noise_image(40, 30).save(tmp_path / f"{number}.png")
+    noise_image(600, 300).save(tmp_path / "large.png")
+    scores = scores_of(tmp_path, quadratic)
+    small = "0.png, 1.png, 2.png and 6 more for 64 px: smaller on the long side"
+    assert scores["skipped"] == [small]
+    assert caplog.messages.count(f"skipped: {small}") == 1
+    assert len([message for message in caplog.messages if message.startswith("skipped: 0.png")]) == 3
+    assert set(decoded) == {"large.png"}
+
+
+def test_photos_wait_for_their_turn_at_the_size_they_are_judged_at(tmp_path):
+    """A folder of large ones would fill the memory."""
+    noise_image(60, 500).save(tmp_path / "a.png")
+    photos = contest.HeldOut([tmp_path / "a.png"])
+    assert photos.of_long_side(100, 1)[0][0][1].size == (12, 100)
+    assert photos.of_short_side(40, 1)[0][0][1].size == (40, 333)
+    assert photos.of_short_side(40, 1, 50)[0][0][1].size == (50, 417)
+    assert photos.of_short_side(61, 1) == ([], ["a.png for 61 px: smaller on the short side"])
 
 
 def test_what_the_memory_does_not_hold_is_passed_over(tmp_path, quadratic, monkeypatch, caplog):
@@ -335,10 +385,9 @@ def test_what_the_memory_does_not_hold_is_passed_over(tmp_path, quadratic, monke
     monkeypatch.setattr("impasto.optimization.free_memory", lambda device: needed)
     scores = scores_of(tmp_path, quadratic, sizes=[64, 96], precision="float32")
     assert [line["size"] for line in scores["worth"]] == [64, 64]
-    assert scores["skipped"][:2] == ["a.png at 96 px from noise", "a.png at 96 px from content"]
-    assert "skipped: a.png at 96 px from noise: size 96 takes 1.1 GB of memory, and 1.1 GB are free: size 64 fits" in (
-        caplog.messages
-    )
+    shortage = "size 96 takes 1.1 GB of memory, and 1.1 GB are free: size 64 fits"
+    assert scores["skipped"][:2] == [f"a.png at 96 px from {start}: {shortage}" for start in ("noise", "content")]
+    assert f"skipped: a.png at 96 px from noise: {shortage}" in caplog.messages
 
     monkeypatch.setattr("impasto.optimization.free_memory", lambda device: needed - 1)
     with pytest.raises(UserError, match="the 1 photos can be used: they need 64 px of long side, and the memory"):
@@ -370,8 +419,8 @@ def test_memory_that_runs_out_after_the_contest_costs_no_scores(tmp_path, quadra
     scores = scores_of(tmp_path, quadratic)
     assert len(scores["worth"]) == 2
     where = {"artefacts": "the artefact suite on a.png", "_similarity": "the similarity to the photo"}[part]
-    assert scores["skipped"] == [where]
-    assert f"skipped: {where}: it takes more memory than there is" in caplog.messages
+    assert scores["skipped"] == [f"{where}: it takes more memory than there is"]
+    assert f"skipped: {scores['skipped'][0]}" in caplog.messages
     assert (scores["artefacts"] == []) is (part == "artefacts")
     assert isinstance(scores["similarity"]["ssim"], float) is (part == "artefacts")
 

@@ -63,7 +63,8 @@ def test_stylize_takes_all_styles(shipped):
     ("words", "line"),
     [
         (["ckpt=night,wav"], "did you mean 'wave'"),
-        (["size=0"], "size=0 should be at least 1 px"),
+        (["size=0"], "size=0 should be in 1…8192 px"),
+        (["size=100000"], "size=100000 should be in 1…8192 px"),
         (["output=sheet.xyz"], "its suffix should be one of"),
         (["output={}/photo.jpg"], "photo.jpg' is the input: it would be written over"),
     ],
@@ -77,8 +78,8 @@ def test_mistakes_are_one_line(shipped, words, line):
 def test_a_sheet_too_long_for_its_format_is_told_before_painting(shipped, monkeypatch):
     monkeypatch.setattr(Stylizer, "__call__", None)
     noise_image(200, 2).save(shipped / "strip.png")
-    with pytest.raises(UserError, match=r"gallery.webp': 49232×.* px do not fit into .webp"):
-        gallery([f"input={shipped}/strip.png", f"output={shipped}/gallery.webp", "size=16400"])
+    with pytest.raises(UserError, match=r"gallery.webp': 24608×.* px do not fit into .webp"):
+        gallery([f"input={shipped}/strip.png", f"output={shipped}/gallery.webp", "size=8192"])
 
 
 def test_also_with_the_styles_columns(shipped, monkeypatch):
@@ -112,15 +113,18 @@ def test_a_gallery_trains_what_is_missing_and_draws(forked, tmp_path):
     assert (tmp_path / "out" / "sheet.jpg").is_file()  # of the one that is there
 
 
-def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_net):
+def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_net, caplog):
     scored = []
+    findings = [{"name": "border", "passed": False}, {"name": "holes", "passed": True}]
     monkeypatch.setattr("impasto.assets.STYLES", tmp_path / "styles")
 
     def score(configs, options):
         assert not target.exists(), "it ships before it has been scored"
         scored.append((options.ckpt, options.vgg))
+        if "mine" not in options.ckpt:
+            raise UserError("its weights are not finite")
         for suffix in (".json", ".md", "_sheet.jpg"):
-            Path(options.output, f"mine{suffix}").write_text("card")
+            Path(options.output, f"mine{suffix}").write_text(json.dumps({"scores": {"artefacts": findings}}))
 
     monkeypatch.setattr(evaluate, "evaluate", score)
     options = GalleryOptions(styles="mine", output=str(tmp_path / "runs"), ship=True)
@@ -129,22 +133,31 @@ def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_ne
     whole = run.network.stat().st_size
     target = tmp_path / "styles" / "mine.safetensors"
     target.parent.mkdir()
-    train_gallery._ship(ROOT, [run], "vgg.pth")
+    assert train_gallery._ship(ROOT, run, "vgg.pth")
+    assert caplog.messages[0] == "mine ships with artefacts beyond their limits: border"
     assert scored == [(str(run.folder / "half" / "mine.safetensors"), "vgg.pth")]
     assert target.stat().st_size < 0.7 * whole
-    assert (tmp_path / "styles" / "mine.md").read_text() == "card"
+    assert json.loads((tmp_path / "styles" / "mine.json").read_text())["scores"]["artefacts"] == findings
     net, metadata = load_network(target)
     assert metadata["style"] == {"name": "mine"}
     for name, weight in net.state_dict().items():
         assert (weight - load_network(run.network)[0].state_dict()[name]).abs().max() < 1e-3
     target.unlink()
-    train_gallery._ship(ROOT, [run], "vgg.pth")
+    assert train_gallery._ship(ROOT, run, "vgg.pth")
+    assert caplog.messages[0] == "mine ships with artefacts beyond their limits: border"
     assert len(scored) == 1, "scored again"
     assert target.is_file()
     os.utime(run.network, (time.time() + 9,) * 2)
     target.unlink()
-    train_gallery._ship(ROOT, [run], "vgg.pth")
+    assert train_gallery._ship(ROOT, run, "vgg.pth")
+    assert caplog.messages[0] == "mine ships with artefacts beyond their limits: border"
     assert len(scored) == 2
+    (other,) = planned(GalleryOptions(styles="other", output=str(tmp_path / "runs")))
+    save_network(other.network, small_net, {})
+    target = target.with_name("other.safetensors")
+    assert not train_gallery._ship(ROOT, other, None)
+    assert caplog.messages[-1] == "other does not ship: its weights are not finite"
+    assert not target.exists()
 
 
 def test_a_sheet_of_no_photos_is_told_before_training(tmp_path):

@@ -114,6 +114,17 @@ def test_bad_files_are_one_clear_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_an_image_of_a_folder_that_cannot_be_read_is_passed_over(tmp_path, caplog):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"no image in '.*' can be read"):
+        read_images(tmp_path, 20)
+    noise_image(40, 30).save(tmp_path / "b.png")
+    assert [image.size for image in read_images(tmp_path, 20)] == [(20, 15)]
+    assert "a.jpg' is not an image" in caplog.messages[-1]
+    with pytest.raises(UserError, match=r"a.jpg' is not an image"):
+        read_images(tmp_path / "a.jpg", 20)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".png", ".webp", ".bmp", ".tiff"])
 def test_images_are_saved_by_suffix(tmp_path, suffix):
     save_image(noise_image(9, 4), tmp_path / "new" / f"a{suffix}")

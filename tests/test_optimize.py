@@ -80,7 +80,9 @@ def test_mistakes_are_one_line(words, line, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-@pytest.mark.parametrize(("fault", "raised"), [(None, UserError), (KeyboardInterrupt(), KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("fault", "raised"), [(None, UserError), (KeyboardInterrupt(), KeyboardInterrupt), (SystemExit(143), SystemExit)]
+)
 def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, raised):
     """An objective that is never finite, and Ctrl-C before the first iteration."""
 

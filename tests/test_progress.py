@@ -6,7 +6,9 @@ from rich.console import Console
 from impasto import progress
 
 
-@pytest.mark.parametrize(("terminal", "quiet", "shown"), [(True, False, True), (True, True, False), (False, False, False)])
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "shown"), [(True, False, True), (True, True, False), (False, False, False)]
+)
 def test_bars_are_for_terminals(monkeypatch, terminal, quiet, shown):
     written = io.StringIO()
     monkeypatch.setattr(progress, "Console", lambda: Console(file=written, force_terminal=terminal, width=120))

@@ -33,6 +33,7 @@ def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, smal
     (tmp_path / "runs" / "mine" / "2026-01-01" / "config.yaml").touch()  # which makes it a run's folder
     for named in ("runs/mine/2026-01-01", Path("runs/mine/2026-01-01")):
         assert find_checkpoint(named).name == "mine.safetensors"
+    assert find_checkpoints("mine,all,night") == [find_checkpoint("mine"), find_checkpoint("night")]
     assert find_checkpoints("runs/mine/2026-01-01/") == [find_checkpoint("runs/mine/2026-01-01")]
     with pytest.raises(UserError, match="no checkpoint 'some/file.safetensors'"):
         find_checkpoint("some/file.safetensors")

@@ -363,12 +363,18 @@ def test_a_preview_of_no_finite_objective_is_none(tmp_path, monkeypatch, photos)
     assert not list(tmp_path.glob("*.jpg"))
 
 
-def test_a_previews_stroke_out_of_range_is_named():
-    from impasto.preview import preview
+def test_a_previews_mistakes_are_told_before_it_is_begun(tmp_path, monkeypatch):
+    from impasto import preview
 
-    config = {"trainer": {"accelerator": "cpu"}, "data": {"root": PHOTOS}, "stroke": 5}
-    with pytest.raises(UserError, match="stroke=5 should be in 16…4096 px"):
-        preview(config, Path())
+    monkeypatch.setattr(preview, "build_objectives", None)
+    (tmp_path / "file").write_text("no folder")
+    for config, place, line in (
+        ({"strength": 1.0, "stroke": 5}, "run", "stroke=5 should be in 16…4096 px"),
+        ({"strength": -2.0, "stroke": 40}, "run", "strength=-2.0 should be above 0"),
+        ({"strength": 1.0, "stroke": 40}, "file", "cannot write '.*file/preview_sheet.jpg': Not a directory"),
+    ):
+        with pytest.raises(UserError, match=line):
+            preview.preview({"trainer": {"accelerator": "cpu"}, "data": {"root": PHOTOS}, **config}, tmp_path / place)
 
 
 def test_a_preview_takes_our_photo_for_a_pack_and_passes_over_damaged_ones(tmp_path, photos, caplog):

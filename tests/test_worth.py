@@ -45,7 +45,9 @@ def test_medians_count_a_network_never_reached_as_more_than_any():
     assert (summary["least"], summary["median"], summary["most"]) == (30, 40, None)
     assert sentence(summary) == "256 px, from noise: worth 40 iterations (30 to more than 100), 3 photos"
     assert sentence(_summary(512, "content", line(7), 100)) == "512 px, from the photo: worth 7 iterations, 1 photo"
-    assert _summary(256, "noise", line(None, 1), 100)["median"] is None
+    assert _summary(256, "noise", line(None, None, 1), 100)["median"] is None
+    assert _summary(256, "noise", line(None, 1), 100)["median"] == 1  # the mean of 1 and more than 100 nobody knows
+    assert sentence(_summary(256, "noise", line(8, 3, 4, None), 100)).startswith("256 px, from noise: worth 6 iter")
     assert _count(2.5, 100) == "2.5"
 
 

@@ -1,8 +1,10 @@
 """Images in and out. The convention everywhere: RGB, float32, [0, 1], shape (batch, 3, height, width)."""
 
 import io
+import logging
 import os
 from collections.abc import Iterable, Iterator
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from impasto.files import check_place, whole_file
 from impasto.picture import from_pil
 from impasto.picture_files import check_sides, image_errors, open_image
 
+log = logging.getLogger("impasto")
+
 WRITABLE = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"})
 SUFFIXES = WRITABLE | {".ppm", ".pgm", ".heic", ".heif"}
 
@@ -24,7 +28,7 @@ def read_image(path: str | os.PathLike[str] | io.BytesIO, short_side: int | None
     With `short_side` (px) a larger image comes back with that short side.
     Raises `UserError` if the file is missing, no image, damaged, or too large to be safe.
     """
-    with image_errors(path), open_image(path) as image:
+    with image_errors(path), open_image(path, inf) as image:
         if short_side is not None:
             image.draft("RGB", (2 * short_side, 2 * short_side))  # JPEG decodes at a fraction at once
         rgb = from_pil(image).over_white().to_pil()
@@ -33,10 +37,21 @@ def read_image(path: str | os.PathLike[str] | io.BytesIO, short_side: int | None
     return rgb
 
 
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height that an image file has before it is turned upright, undecoded. Raises as `read_image` does."""
+    with image_errors(path), open_image(path, inf) as image:
+        return image.size
+
+
 def resize(image: Image.Image, factor: float) -> Image.Image:
     """Scale both sides by `factor`, to at least one pixel, with an antialiasing filter."""
     width, height = (max(1, round(side * factor)) for side in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def with_long_side(image: Image.Image, pixels: int) -> Image.Image:
+    """`resize` so that the longer side has so many pixels."""
+    return resize(image, pixels / max(image.size))
 
 
 def to_array(image: Image.Image) -> Float32[np.ndarray, "1 3 height width"]:
@@ -87,9 +102,21 @@ def check_not_input(output: Path, inputs: Iterable[Path]) -> None:
 
 
 def read_images(source: str | os.PathLike[str], long_side: int) -> list[Image.Image]:
-    """A photo, or all of a folder's, each brought to `long_side` px. Raises `UserError` as `read_image` does."""
-    images = map(read_image, find_images(source) if Path(source).is_dir() else [source])
-    return [resize(image, long_side / max(image.size)) for image in images]  # one at full size at a time
+    """A photo, or all of a folder's that can be read, each brought to `long_side` px; what cannot is warned of.
+
+    Raises `UserError` as `read_image` does, and where a folder has none that can be read.
+    """
+    if not Path(source).is_dir():
+        return [with_long_side(read_image(source), long_side)]
+    images = list[Image.Image]()
+    for path in find_images(source):  # one at full size at a time
+        try:
+            images.append(with_long_side(read_image(path), long_side))
+        except UserError as error:
+            log.warning("skipped: %s", error)
+    if not images:
+        raise UserError(f"no image in {os.fspath(source)!r} can be read")
+    return images
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:

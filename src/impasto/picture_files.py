@@ -100,8 +100,12 @@ def image_errors(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[None]:
         heif = name.lower().endswith((".heic'", ".heif'")) and "HEIF" not in _formats()
         mend = ": HEIC takes pip install 'impasto[heic]'" if heif else ""
         raise UserError(f"{name} is not an image that can be read{mend}") from None
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name} is too large: {error}") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6  # at which Pillow refuses
+        raise UserError(
+            f"{name} is too large: more than {limit:.0f} megapixels; make it smaller first (or, to paint it and where "
+            "you trust it, allow more by max_megapixels=)"
+        ) from None
     except Exception as error:  # what decoders raise for damaged files has no common base
         raise UserError(f"{name} cannot be read: {one_line(error)}") from None
 

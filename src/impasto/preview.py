@@ -11,8 +11,8 @@ from impasto.assets import PHOTOS
 from impasto.data.pack import is_pack
 from impasto.errors import UserError
 from impasto.hardware import choose_device, takes_bfloat16
-from impasto.image import find_images, read_image, resize, save_image, to_image
-from impasto.losses.objective import LARGEST, SMALLEST, build_objectives, check_stroke, read_painting
+from impasto.image import check_writable, find_images, read_image, save_image, to_image, with_long_side
+from impasto.losses.objective import LARGEST, SMALLEST, build_objectives, check_strength, check_stroke, read_painting
 from impasto.machine import first_device
 from impasto.optimization import optimize
 from impasto.sheet import contact_sheet, wrapped
@@ -35,9 +35,12 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     if device.type == "cuda":
         device = choose_device(first_device(config["trainer"]))
     bfloat16 = takes_bfloat16("auto", device.type)
+    path = run_dir / "preview_sheet.jpg"
+    check_writable(path)
+    check_strength(config["strength"])
+    check_stroke(config["stroke"])
     photo = _photo(Path(config["data"]["root"]))
     content = to_tensor(photo).to(device)
-    check_stroke(config["stroke"])
     strokes = [min(max(SMALLEST, round(config["stroke"] * factor)), LARGEST) for factor in STROKES]
     strengths = [config["strength"] * factor for factor in STRENGTHS]
     paintings = [read_painting(config["style"]["image"], stroke) for stroke in strokes]
@@ -52,7 +55,6 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     captions = [f"strength={strength:g} stroke={stroke}" for strength in strengths for stroke in strokes]
     rows = wrapped(list(zip(captions, pictures, strict=True)), len(strokes))
     sheet = contact_sheet([[("photo", photo), ("painting", paintings[1])], *rows], SIZE)
-    path = run_dir / "preview_sheet.jpg"
     save_image(sheet, path)
     log.info("Wrote %s; then train with the strength= and stroke= that you like", path)
     return path
@@ -68,5 +70,5 @@ def _photo(root: Path) -> Image.Image:
         except UserError as error:
             log.warning("skipped: %s", error)
             continue
-        return resize(photo, SIZE / max(photo.size))
+        return with_long_side(photo, SIZE)
     raise UserError(f"none of the {len(paths)} photos in {str(root)!r} can be read")

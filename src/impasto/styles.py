@@ -15,14 +15,19 @@ SAVED = "checkpoints/[0-9]*.ckpt"  # in a run's folder, before it has ended
 
 
 def find_checkpoints(ckpt: str) -> list[Path]:
-    """What `ckpt=` means where it may be several: `all` that ship, or names and files with commas between them."""
-    if ckpt == "all":
-        if shipped := sorted(STYLES.glob("*.safetensors")):
-            return shipped
-        raise UserError(f"ckpt=all: no style ships in {STYLES}; train one with python train.py style=starry_night")
-    if Path(ckpt).exists():  # whose name may have a comma
+    """What `ckpt=` means where it may be several, with commas between them, each once; `all` are those that ship."""
+    if Path(ckpt).exists() and ckpt != "all":  # whose name may have a comma
         return [find_checkpoint(ckpt)]
-    return [find_checkpoint(os.path.expanduser(name)) for name in ckpt.split(",")]
+    found = list[Path]()
+    for name in ckpt.split(","):
+        found += _all_shipped() if name == "all" else [find_checkpoint(os.path.expanduser(name))]
+    return list(dict.fromkeys(found))
+
+
+def _all_shipped() -> list[Path]:
+    if shipped := sorted(STYLES.glob("*.safetensors")):
+        return shipped
+    raise UserError(f"ckpt=all: no style ships in {STYLES}; train one with python train.py style=starry_night")
 
 
 def find_checkpoint(ckpt: str | os.PathLike[str]) -> Path:

@@ -31,12 +31,13 @@ Score a network on photos that it has not learned from; writes a model card besi
   device=auto|cpu|cuda|mps   precision=auto|float32|bfloat16
 
 The report: how many iterations one pass is worth, terms by layer against the photo's and the optimiser's, SSIM and
-LPIPS to the photo, the artefact suite, milliseconds and memory. Five to ten minutes on two cores.
+LPIPS to the photo, the artefact suite, milliseconds and memory. About a quarter of an hour on two cores.
 """
 
 
 # what an objective takes, of a network's record and of the loss in it
 RECORD = {"loss": dict, "vgg": dict, "strength": int | float, "stroke": int}
+VGG = ("source", "path", "preprocessing", "pooling")
 LOSS = {"relative": bool, "weights": dict, "style_layers": dict, "content_layers": dict, "content_reduction": str}
 
 
@@ -95,26 +96,30 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     check_place(folder / f"{path.stem}.json")
     own = (folder / f"{path.stem}_sheet.jpg").resolve()  # of a run before, no photo
     content = [photo for photo in _content(options, metadata) if photo.resolve() != own]
-    objective_options = _objective(config_dir, metadata)
+    objective_options, recorded = _objective(config_dir, metadata)
     painted_as = _painting(options, metadata)
     painting = read_painting(painted_as, objective_options["stroke"])
     vgg = {**objective_options["vgg"], **_vgg_file(options, objective_options["vgg"])}
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
     folder.mkdir(parents=True, exist_ok=True)
     scores, sheet = score(net, objective, painting, content, plan)
+    timed = speed(path, sizes, options.device, precision) if path.suffix != ".ckpt" else []
+    skipped = list(scores["skipped"])
     if path.suffix == ".ckpt":
-        scores["skipped"].append("milliseconds and memory, which are an inference file's")
+        skipped.append("milliseconds and memory, which are an inference file's")
+    elif untimed := {*sizes} - {line["size"] for line in timed}:
+        skipped.append(f"milliseconds and memory at {', '.join(map(str, sorted(untimed)))} px: it failed")
     card = {
         "network": metadata,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "objective": {**objective_options, "painting": provenance(painted_as)},
+        "objective": {**objective_options, "recorded": recorded, "painting": provenance(painted_as)},
         "iterations": options.iterations,
         "content": "the photos given" if options.content else "photos that its record does not name as learned from",
-        "scores": scores,
-        "speed": speed(path, sizes, options.device, precision) if path.suffix != ".ckpt" else [],
+        "scores": {**scores, "skipped": skipped},
+        "speed": timed,
     }
     written = write_card(folder / path.stem, card, sheet)
-    _to_tensorboard(folder, card)
+    _to_tensorboard(folder / f"{path.stem}_scores", card)
     for finding in scores["artefacts"]:
         verdict = "passed" if finding["passed"] else "FAILED"
         log.info("%s: %s (%s, at most %s)", finding["name"], verdict, finding["value"], finding["limit"])
@@ -129,17 +134,18 @@ def _numbers(key: str, value: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _objective(config_dir: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What the network was trained for; the default where it does not say, or not all of it."""
+def _objective(config_dir: Path, metadata: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """What the network was trained for, and whether it says so; else the default."""
     said: dict[str, Any] = {key: metadata.get(key) for key in ("loss", "vgg", "strength")}
     said["stroke"] = metadata.get("style", {}).get("stroke")
     if _is_of(RECORD, said) and _is_of(LOSS, said["loss"]) and "source" in said["vgg"]:
-        return said
+        vgg = {key: said["vgg"][key] for key in VGG if key in said["vgg"]}
+        return {**said, "vgg": vgg}, True
     from impasto.commands.configuration import compose, plain
 
     log.warning("the network does not say what it was trained for: it is measured by the default objective")
     defaults = plain(compose(config_dir, "optimize", ["content=none", "style.image=none"]))
-    return {key: defaults[key] for key in ("loss", "vgg", "strength", "stroke")}
+    return {key: defaults[key] for key in ("loss", "vgg", "strength", "stroke")}, False
 
 
 def _is_of(kinds: dict[str, Any], record: dict[str, Any]) -> bool:
@@ -224,7 +230,7 @@ def _held_out(photos: list[Path], root: Path, learned_from: list[dict[str, Any]]
 
 
 def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:
-    """Settings and scores, side by side with other networks' in TensorBoard's HPARAMS."""
+    """Settings and scores, side by side with other networks' in TensorBoard's HPARAMS; in place of earlier ones."""
     from impasto.events import Events
     from impasto.styles import style_name
 
@@ -236,11 +242,11 @@ def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:
         "images": metadata.get("images_seen", 0),
         "parameters": card["parameters"],
     }
-    values = {
-        f"worth/{line['size']}/{line['start']}": line["limit"] if line["median"] is None else line["median"]
-        for line in scores["worth"]
-    }
+    values = {f"worth/{line['size']}/{line['start']}": line["median"] for line in scores["worth"]}
     values |= {f"artefacts/{finding['name']}": finding["value"] for finding in scores["artefacts"]}
-    values["ssim"] = scores["similarity"]["ssim"]
-    values = {name: value for name, value in values.items() if isinstance(value, int | float)}  # others were skipped
-    Events(folder / "scores", 0).add_hparams(settings, values)
+    values |= {name: scores["similarity"].get(name) for name in ("ssim", "lpips")}
+    # others were skipped, or never reached
+    values = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    for before in folder.glob("events.out.tfevents.*"):
+        before.unlink()
+    Events(folder, 0).add_hparams(settings, values)

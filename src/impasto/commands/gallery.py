@@ -14,6 +14,8 @@ from impasto.errors import UserError
 if TYPE_CHECKING:
     from impasto.sheet import Captioned
 
+LARGEST = 8192  # px, of a picture on the sheet
+
 USAGE = """
 A contact sheet of photos in many styles.
 
@@ -43,8 +45,8 @@ class GalleryOptions:
 def gallery(words: list[str]) -> None:
     """Write the sheet as the words say. Raises `UserError`."""
     options = cli.parse(words, GalleryOptions)
-    if options.size < 1:
-        raise UserError(f"size={options.size} should be at least 1 px")
+    if not 1 <= options.size <= LARGEST:
+        raise UserError(f"size={options.size} should be in 1…{LARGEST} px")
 
     from rich.progress import track
 

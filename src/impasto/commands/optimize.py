@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from impasto import cli
 from impasto.commands.configuration import compose, plain
 from impasto.errors import UserError
+from impasto.stopping import StopSignals
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,8 @@ Paint one photo by optimising the picture itself: minutes instead of millisecond
   device=auto|cpu|cuda|mps  precision=auto|float32|bfloat16, every=, seed=
   hydra.run.dir=DIR         default: runs/<style>_optimized/<when>
 
-Ctrl-C keeps the best picture so far. Paths need no quoting beyond your shell's own.
+An iteration looks at a picture, its colours not yet clipped, and makes the next: the first looks at the start. Ctrl-C,
+SIGTERM and a closed terminal keep the best picture so far. Paths need no quoting beyond your shell's own.
 """
 
 LITERAL = ("content", "output", "style.image", "style.name", "vgg.path", "hydra.run.dir")
@@ -52,7 +54,8 @@ def main(config_dir: Path) -> None:
 
     def command(words: list[str]) -> None:
         config = compose(config_dir, "optimize", [cli.literal(word, LITERAL) for word in words])
-        optimize(plain(config), Path(config.hydra.run.dir))
+        with StopSignals():
+            optimize(plain(config), Path(config.hydra.run.dir))
 
     cli.run(command, USAGE)
 
@@ -122,8 +125,8 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
                 progress.update(bar, completed=number, description=f"{side} px: {shown}")
     except MemoryError:
         stopped = too_large
-    except KeyboardInterrupt:
-        stopped = KeyboardInterrupt()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stopped = stop
     if picture is not None:
         save_image(to_image(picture.cpu().numpy()), output)
         height, width = picture.shape[2:]
@@ -167,14 +170,14 @@ def _iterations(
     """
     from torch.nn import functional as F
 
-    from impasto.image import resize
+    from impasto.image import with_long_side
     from impasto.optimization import optimize as iterations
     from impasto.optimization import white_noise
     from impasto.tensors import to_tensor
 
     picture = None
     for side, objective in scales:
-        content = to_tensor(resize(photo, side / max(photo.size))).to(device)
+        content = to_tensor(with_long_side(photo, side)).to(device)
         start = content if config["start"] == "content" else white_noise(content, config["seed"])
         if picture is not None:
             start = F.interpolate(picture, content.shape[-2:], mode="bicubic").clamp(0, 1)

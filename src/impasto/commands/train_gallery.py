@@ -1,5 +1,6 @@
 """`python scripts/train_gallery.py`: many styles, one per GPU, resumable; with their cards, into the package."""
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -122,7 +123,7 @@ def train_gallery(root: Path, words: list[str]) -> None:
         log.info("Wrote %s", sheet)
     if options.ship:
         vgg = named.get("vgg.path", "").partition("=")[2]
-        _ship(root, trained, cli.at_home(vgg) or None)
+        failed += [run.folder for run in trained if not _ship(root, run, cli.at_home(vgg) or None)]
     if failed:
         raise UserError(f"failed: {', '.join(map(str, failed))}")
 
@@ -209,22 +210,33 @@ def _rows(
     return list(rows.values())
 
 
-def _ship(root: Path, runs: Sequence[Run], vgg: str | None) -> None:
-    """Into the package: half precision, the scores taken of what ships, before it does; not again of the same."""
+def _ship(root: Path, run: Run, vgg: str | None) -> bool:
+    """Into the package: half precision, the scores taken of what ships, before it does; not again of the same.
+
+    False where it cannot be scored, which is said: other styles are not kept waiting for it.
+    """
     from impasto.assets import STYLES
     from impasto.checkpoint import load_network, save_network
     from impasto.commands.evaluate import EvaluateOptions, evaluate
     from impasto.files import whole_file
 
-    for run in runs:
+    half = run.folder / "half" / run.network.name
+    card = half.with_suffix(".json")
+    sheet = half.with_name(f"{run.style}_sheet.jpg")  # the last that scoring writes
+    try:
         net, metadata = load_network(run.network)
         kept = {key: value for key, value in metadata.items() if key not in ("format", "architecture")}
-        half = run.folder / "half" / run.network.name
-        sheet = half.with_name(f"{run.style}_sheet.jpg")  # the last that scoring writes
         if not sheet.is_file() or sheet.stat().st_mtime < run.network.stat().st_mtime:
             save_network(half, net.half(), kept)
             evaluate(root / "configs", EvaluateOptions(ckpt=str(half), output=str(half.parent), vgg=vgg))
-        for name in (half.name, *(f"{run.style}{suffix}" for suffix in (".json", ".md", "_sheet.jpg"))):
-            with whole_file(STYLES / name) as temporary:  # every training and painting may start from it
-                shutil.copyfile(half.parent / name, temporary)
-        log.info("Wrote %s", STYLES / half.name)
+    except UserError as error:
+        log.warning("%s does not ship: %s", run.style, error)
+        return False
+    findings = json.loads(card.read_text())["scores"]["artefacts"]
+    if beyond := [finding["name"] for finding in findings if not finding["passed"]]:
+        log.warning("%s ships with artefacts beyond their limits: %s", run.style, ", ".join(beyond))
+    for path in (half, card, card.with_suffix(".md"), sheet):
+        with whole_file(STYLES / path.name) as temporary:  # every training and painting may start from it
+            shutil.copyfile(path, temporary)
+    log.info("Wrote %s", STYLES / half.name)
+    return True

@@ -31,6 +31,14 @@ def write_card(stem: Path, card: dict[str, Any], sheet: Image.Image) -> list[Pat
     return paths
 
 
+def _measured_by(card: dict[str, Any]) -> str:
+    """The objective in words, and what of it the network's record does not say."""
+    objective, trained = card["objective"], card["network"].get("style", {}).get("sha256")
+    said = "as the network's record says" if objective.get("recorded", True) else "**assumed: its record does not say**"
+    other = "" if trained in (None, objective["painting"]["sha256"]) else ", **by another painting than its own**"
+    return f"Measured at strength {objective['strength']:g} and a stroke of {objective['stroke']} px, {said}{other}."
+
+
 def markdown(card: dict[str, Any], sheet: str) -> str:
     """The card as a page."""
     metadata, scores = card["network"], card["scores"]
@@ -55,6 +63,7 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
         f"# {title}",
         f"Painting: {by}. {shown}:",
         f"![{shown}]({sheet})",
+        _measured_by(card),
         "## Worth",
         f"Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on {card['content']}:",
         "\n".join(f"- {sentence(line)}" for line in scores["worth"]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from impasto.engines.eager import memory_errors
 from impasto.errors import UserError
 from impasto.evaluation.worth import Worth, terms_of, worth
-from impasto.image import read_image, resize, to_image
+from impasto.image import image_size, read_image, to_image, with_long_side
 from impasto.losses.objective import Objective
 from impasto.memory import give_freed_memory_back
 from impasto.optimization import memory_shortage
@@ -28,6 +28,7 @@ from impasto.tensors import to_tensor
 log = logging.getLogger("impasto")
 
 STARTS = ("noise", "content")
+NAMED = 3  # photos, of those that are passed over for one reason
 COMPARED = 512  # px: at the largest size up to this the optimiser is run to its end, for terms and pictures
 
 
@@ -56,39 +57,46 @@ class HeldOut:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths, self.unreadable = paths, set[Path]()
 
-    def at_least(
-        self,
-        size: int,
-        count: int,
-        side: Callable[[tuple[int, int]], int] = max,
-        short_side: int | None = None,
-    ) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
-        """The first `count` photos, read at a `short_side`, of at least `size` px, and the names of those passed over.
+    def of_long_side(self, size: int, count: int) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
+        """The first `count` photos that have a long side of `size` px, brought to it, and why others are passed over.
 
-        The `side` that counts is the long one, or with `min` the short one. What cannot be read is passed over, too.
+        One at a time is held at its full size.
         """
-        usable, passed_over = list[tuple[Path, Image.Image]](), []
+        return self._first(count, size, max, lambda path: with_long_side(read_image(path), size))
+
+    def of_short_side(
+        self, least: int, count: int, most: int | None = None
+    ) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
+        """As `of_long_side`, of a short side of at `least` so many px; larger ones brought to `most`, or to that."""
+        return self._first(count, least, min, lambda path: read_image(path, most or least))
+
+    def _first(
+        self, count: int, size: int, side: Callable[[tuple[int, int]], int], read: Callable[[Path], Image.Image]
+    ) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
+        usable, small, damaged = list[tuple[Path, Image.Image]](), list[str](), list[str]()
         for path in self.paths:
             if len(usable) == count:
                 break
-            image = self._read(path, short_side)
-            if image is not None and side(image.size) >= size:
-                usable.append((path, image))
+            if path in self.unreadable:
+                damaged.append(path.name)
                 continue
-            if image is not None:
-                log.warning("skipped: %s is smaller than %d px", path.name, size)
-            passed_over.append(f"{path.name} at {size} px")
+            try:
+                if side(image_size(path)) < size:  # before it is decoded: a folder can have thousands
+                    small.append(path.name)
+                else:
+                    usable.append((path, read(path)))
+            except UserError as error:
+                log.warning("skipped: %s", error)
+                self.unreadable.add(path)
+                damaged.append(path.name)
+        which = "long" if side is max else "short"
+        passed_over = [
+            *([f"{_few(small)} for {size} px: smaller on the {which} side"] if small else []),
+            *([f"{_few(damaged)} for {size} px: cannot be read"] if damaged else []),
+        ]
+        if small:
+            log.warning("skipped: %s", passed_over[0])
         return usable, passed_over
-
-    def _read(self, path: Path, short_side: int | None) -> Image.Image | None:
-        if path in self.unreadable:
-            return None
-        try:
-            return read_image(path, short_side)
-        except UserError as error:
-            log.warning("skipped: %s", error)
-            self.unreadable.add(path)
-            return None
 
 
 class Contest:
@@ -106,8 +114,8 @@ class Contest:
             tell = partial(progress.update, progress.add_task(""))
             # the largest first: a size without photos, or memory, leaves the comparison to the next
             for size, count in sorted(zip(sizes, self.plan.photos, strict=True), reverse=True):
-                usable, small = photos.at_least(size, count)
-                self.skipped += small
+                usable, passed_over = photos.of_long_side(size, count)
+                self.skipped += passed_over
                 for start in STARTS:
                     compare = start == "content" and size <= comparable and not self.compared
                     trials = [self._trial(path.name, image, size, start, compare, tell) for path, image in usable]
@@ -123,7 +131,7 @@ class Contest:
         self, name: str, image: Image.Image, size: int, start: str, compare: bool, tell: Callable[..., None]
     ) -> dict[str, Any] | None:
         """A photo's objectives and iterations; None where the optimiser takes too much memory, or dies."""
-        photo = to_tensor(resize(image, size / max(image.size)))
+        photo = to_tensor(image)
         height, width = photo.shape[2:]
         where = f"{name} at {size} px from {start}"
         limit, device = self.plan.limit, self.plan.device
@@ -169,8 +177,8 @@ class Contest:
 
     def skip(self, where: str, why: str) -> None:
         """Remember, and say, what is not measured."""
-        self.skipped.append(where)
-        log.warning("skipped: %s: %s", where, why)
+        self.skipped.append(f"{where}: {why}")
+        log.warning("skipped: %s", self.skipped[-1])
 
 
 def sentence(line: dict[str, Any]) -> str:
@@ -189,7 +197,8 @@ def _count(value: float | None, limit: int) -> str:
 def _summary(size: int, start: str, found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
     # a network that the optimiser never reached is worth more than any number
     counts = sorted(inf if line["iterations"] is None else line["iterations"] for line in found)
-    least, middle, most = (None if value == inf else value for value in (counts[0], median(counts), counts[-1]))
+    middle = median(counts) if median(counts) < inf else median_low(counts)  # 3 and more than 100 have no known mean
+    least, middle, most = (None if value == inf else value for value in (counts[0], middle, counts[-1]))
     return {
         "size": size,
         "start": start,
@@ -199,6 +208,12 @@ def _summary(size: int, start: str, found: list[dict[str, Any]], limit: int) -> 
         "limit": limit,
         "photos": found,
     }
+
+
+def _few(names: Sequence[str]) -> str:
+    """Some names of many."""
+    others = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + others
 
 
 def _image(tensor: Tensor) -> Image.Image:

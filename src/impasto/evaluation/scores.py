@@ -53,7 +53,7 @@ def score(
     photos, contest = HeldOut(content), Contest(network, objective.to(plan.device), plan, bfloat16)
     contest.run(photos)
     suite = []
-    judging = photos.at_least(SUITE_LEAST, 3, min, SUITE_SIZE)[0]
+    judging = photos.of_short_side(SUITE_LEAST, 3, SUITE_SIZE)[0]
     if not judging:
         contest.skipped.append(f"the artefact suite: no photo has {SUITE_LEAST} px on its short side")
         log.warning("skipped: %s", contest.skipped[-1])
@@ -110,8 +110,8 @@ def _similarity(network: Callable[[Tensor], Tensor], photos: HeldOut, short_side
     from torchmetrics.functional.image import structural_similarity_index_measure as structural_similarity
 
     pairs = []
-    large = photos.at_least(short_side, 8, min, short_side)[0]
-    for _, image in large or photos.at_least(SSIM_LEAST, 8, min, short_side)[0]:
+    large = photos.of_short_side(short_side, 8)[0]
+    for _, image in large or photos.of_short_side(SSIM_LEAST, 8, short_side)[0]:
         photo = to_tensor(image)
         pairs.append((photo, network(photo).cpu().float()))
     ssim: list[Any] = [

@@ -49,8 +49,7 @@ class Objective(nn.Module):
 
     def at(self, strength: float) -> "Objective":
         """The same terms, shared, with the style's weight times `strength`. Raises `UserError`."""
-        if not (isinstance(strength, int | float) and 0 < strength < float("inf")):
-            raise UserError(f"strength={strength} should be above 0; 1 is the default, 2 twice the style's weight")
+        check_strength(strength)
         weights = self.weights.weights
         return Objective(self.loss, LossWeights(**{**weights, "style": weights["style"] * strength}))
 
@@ -121,6 +120,12 @@ def read_painting(path: str | os.PathLike[str], stroke: int) -> Image.Image:
     if np.ptp(np.asarray(painting), axis=(0, 1)).max() < EVEN:
         log.warning("%r is of one colour all over: there is no style in it", str(path))
     return resize(painting, factor) if factor > 1 else painting
+
+
+def check_strength(strength: float) -> None:
+    """Raises `UserError` for one out of range."""
+    if not (isinstance(strength, int | float) and 0 < strength < float("inf")):
+        raise UserError(f"strength={strength} should be above 0; 1 is the default, 2 twice the style's weight")
 
 
 def check_stroke(stroke: int) -> None:
