@@ -1,6 +1,7 @@
 import csv
 import errno
 import os
+import signal
 from contextlib import contextmanager
 
 import pytest
@@ -99,6 +100,25 @@ def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, rais
     with pytest.raises(raised):
         optimize.main(ROOT / "configs")
     assert not (tmp_path / "run" / "picture.png").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without asking")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_keeps_the_picture(tmp_path, monkeypatch, number, status):
+    def stopped(objective, content, *_):
+        yield Iteration(1, {"total": 1.0, "content": 1.0, "style": 0.0, "tv": 0.0}, content)
+        signal.raise_signal(number)
+        yield Iteration(2, {"total": 2.0, "content": 2.0, "style": 0.0, "tv": 0.0}, content)
+
+    noise_image(48, 40).save(tmp_path / "a.png")
+    monkeypatch.setattr("impasto.optimization.optimize", stopped)
+    words = [f"content={tmp_path}/a.png", "style=poppies", "size=48", "stroke=48", f"hydra.run.dir={tmp_path}/run"]
+    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command([*words, "loss.relative=false"]))
+    with pytest.raises(SystemExit) as stop:
+        optimize.main(ROOT / "configs")
+    assert stop.value.code == status
+    assert read_image(tmp_path / "run" / "picture.png").size == (48, 40)
+    assert len((tmp_path / "run" / "trace.csv").read_text().splitlines()) == 2
 
 
 def test_a_full_disk_costs_the_curves_not_the_picture(tmp_path, monkeypatch):
