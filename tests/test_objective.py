@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 
-from impasto.assets import painting
+from impasto.assets import PHOTOS, painting
 from impasto.errors import UserError
+from impasto.image import read_image
 from impasto.losses.functional import gram_matrix
 from impasto.losses.objective import build_objective, read_painting, reference_photos
 from impasto.models.vgg import VGG19Features
+from impasto.tensors import to_tensor
 
 from .conftest import ROOT, noise_image
 
@@ -35,6 +37,19 @@ def test_the_default_is_relative_to_the_photos_that_ship(objective):
     assert terms["style"].item() == pytest.approx(1, rel=1e-3)
     assert terms["content"].item() == pytest.approx(1, rel=1e-3)
     assert terms["tv"].item() == pytest.approx(1, rel=1e-3)
+
+
+def test_strength_means_the_same_from_128_to_256_px(objective):
+    """The style of photos as they are against the content of others: at 512 px, as said, it counts more."""
+    ratios = {}
+    for size in (128, 256, 512):
+        photos = [ImageOps.fit(read_image(PHOTOS / f"{name}.jpg"), (size, size)) for name in ("cat", "forest_stream")]
+        batch = torch.cat([to_tensor(photo) for photo in photos])
+        with torch.no_grad():
+            terms = objective(batch, batch.roll(1, 0))
+        ratios[size] = (terms["style"] / terms["content"]).item()
+    assert 0.7 < ratios[256] / ratios[128] < 1.4
+    assert 1.1 < ratios[512] / ratios[256] < 2
 
 
 def test_the_total_is_weighted_and_strength_multiplies_the_style(objective, photo):
@@ -80,8 +95,10 @@ def test_johnson_reproduces_the_programs_terms(photo):
     style_loss = sum((gram_matrix(f[layer]) - gram_matrix(a[layer])).square().mean() for layer in layers)
     assert ours["content"].item() == pytest.approx(content_loss.item(), rel=1e-3)
     assert ours["style"].item() == pytest.approx(style_loss.item(), rel=1e-3)
-    # 1e-6 times the sum of squares at 0…255 and 256²; a side of n has n - 1 differences
-    tv = sum((255 * photo.diff(dim=axis)).square().sum() for axis in (2, 3)) * 256**2 / photo[0, 0].numel()
+    # the program has only its gradient, 1e-6 of the differences at 0…255: that of half the sum of their squares, over
+    # the pixels of four images of 256², while other terms are means over the four; a side of n has n - 1 differences
+    squares = sum((255 * photo.diff(dim=axis)).square().sum() for axis in (2, 3))
+    tv = squares / 2 * 4 * 256**2 / photo[0, 0].numel()
     assert config["weights"]["tv"] * ours["tv"].item() == pytest.approx(1e-6 * tv.item(), rel=0.03)
     assert ours["total"].item() == pytest.approx((content_loss + 5 * style_loss).item(), rel=1e-3)
 

@@ -59,7 +59,9 @@ def build_objective(
 ) -> Objective:
     """The objective that a `loss` and a `vgg` configuration describe, for a painting at its stroke size.
 
-    `vgg` may also be the network of another objective with the same layers. `strength` multiplies the style's weight.
+    `vgg` may also be the network of another objective with the same layers. `strength` multiplies the style's weight:
+    against content it counts about alike for any painting, from 128 to 256 px of short side; at 512 px, where features
+    differ less from photo to photo, about one and a half times as much.
     Raises `UserError` for a wrong value, and where a CPU's memory is too little for the painting.
     """
     style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
