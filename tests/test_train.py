@@ -369,12 +369,14 @@ def test_a_previews_mistakes_are_told_before_it_is_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(preview, "build_objectives", None)
     (tmp_path / "file").write_text("no folder")
     for config, place, line in (
+        ({"strength": 1.0, "stroke": 40, "precision": "16-true"}, "run", "trainer.precision=16-true is none of auto"),
         ({"strength": 1.0, "stroke": 5}, "run", "stroke=5 should be in 16…4096 px"),
         ({"strength": -2.0, "stroke": 40}, "run", "strength=-2.0 should be above 0"),
         ({"strength": 1.0, "stroke": 40}, "file", "cannot write '.*file/preview_sheet.jpg': Not a directory"),
     ):
         with pytest.raises(UserError, match=line):
-            preview.preview({"trainer": {"accelerator": "cpu"}, "data": {"root": PHOTOS}, **config}, tmp_path / place)
+            trainer = {"accelerator": "cpu", "precision": config.pop("precision", "auto")}
+            preview.preview({"trainer": trainer, "data": {"root": PHOTOS}, **config}, tmp_path / place)
 
 
 def test_a_preview_takes_our_photo_for_a_pack_and_passes_over_damaged_ones(tmp_path, photos, caplog):

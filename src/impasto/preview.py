@@ -10,10 +10,10 @@ from rich.progress import track
 from impasto.assets import PHOTOS
 from impasto.data.pack import is_pack
 from impasto.errors import UserError
-from impasto.hardware import choose_device, takes_bfloat16
+from impasto.hardware import choose_device
 from impasto.image import check_writable, find_images, read_image, save_image, to_image, with_long_side
 from impasto.losses.objective import LARGEST, SMALLEST, build_objectives, check_strength, check_stroke, read_painting
-from impasto.machine import first_device
+from impasto.machine import choose_precision, first_device
 from impasto.optimization import optimize
 from impasto.sheet import contact_sheet, wrapped
 from impasto.tensors import to_tensor
@@ -34,11 +34,11 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
     if device.type == "cuda":
         device = choose_device(first_device(config["trainer"]))
-    bfloat16 = takes_bfloat16("auto", device.type)
     path = run_dir / "preview_sheet.jpg"
     check_writable(path)
     check_strength(config["strength"])
     check_stroke(config["stroke"])
+    bfloat16 = str(choose_precision(config["trainer"])).startswith("bf16")
     photo = _photo(Path(config["data"]["root"]))
     content = to_tensor(photo).to(device)
     strokes = [min(max(SMALLEST, round(config["stroke"] * factor)), LARGEST) for factor in STROKES]
