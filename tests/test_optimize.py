@@ -114,8 +114,12 @@ def test_a_signal_keeps_the_picture(tmp_path, monkeypatch, number, status):
     monkeypatch.setattr("impasto.optimization.optimize", stopped)
     words = [f"content={tmp_path}/a.png", "style=poppies", "size=48", "stroke=48", f"hydra.run.dir={tmp_path}/run"]
     monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command([*words, "loss.relative=false"]))
-    with pytest.raises(SystemExit) as stop:
-        optimize.main(ROOT / "configs")
+    before = signal.signal(number, signal.SIG_DFL)  # where tests run in the background, SIGINT is ignored
+    try:
+        with pytest.raises(SystemExit) as stop:
+            optimize.main(ROOT / "configs")
+    finally:
+        signal.signal(number, before)
     assert stop.value.code == status
     assert read_image(tmp_path / "run" / "picture.png").size == (48, 40)
     assert len((tmp_path / "run" / "trace.csv").read_text().splitlines()) == 2
