@@ -12,8 +12,8 @@ from impasto import cli
 from impasto.commands.configuration import compose, plain
 from impasto.errors import UserError
 
-# values that are taken as they are; every other one is read by Hydra's grammar
 READ = ("style.image", "data.root", "data.validation_root", "vgg.path")  # files and folders
+# values that are taken as they are; every other one is read by Hydra's grammar
 LITERAL = (*READ, "style.name", "data.packs", "data.keep", "init", "resume", "hydra.run.dir")
 
 

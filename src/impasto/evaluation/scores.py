@@ -55,8 +55,7 @@ def score(
     suite = []
     judging = photos.of_short_side(SUITE_LEAST, 3, SUITE_SIZE)[0]
     if not judging:
-        contest.skipped.append(f"the artefact suite: no photo has {SUITE_LEAST} px on its short side")
-        log.warning("skipped: %s", contest.skipped[-1])
+        contest.skip("the artefact suite", f"no photo has {SUITE_LEAST} px on its short side")
     for path, photo in judging:
         with contest.skipping(f"the artefact suite on {path.name}"):
             suite.append(artefacts(lambda image: network(image).cpu(), to_tensor(photo), to_tensor(painting)))
