@@ -23,6 +23,17 @@ def test_what_is_saved_is_loaded(tmp_path, small_net):
     assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_weights_without_a_record_are_taken_with_a_warning(tmp_path, small_net, caplog):
+    save_file(small_net.state_dict(), tmp_path / "plain.safetensors")
+    net, record = load_network(tmp_path / "plain.safetensors")
+    assert caplog.messages == [
+        f"{str(tmp_path / 'plain.safetensors')!r} has no record: taken for a network of width 4 and depth 1"
+    ]
+    assert record["style"] == {"name": "plain"}
+    assert net.arguments == {**small_net.arguments, "margin": 8}
+    assert_close(dict(net.state_dict()), dict(small_net.state_dict()), rtol=0, atol=0)
+
+
 def test_the_default_network_takes_seven_megabytes(tmp_path):
     save_network(tmp_path / "a.safetensors", TransformerNet(), {})
     assert (tmp_path / "a.safetensors").stat().st_size < 6.8e6
@@ -59,7 +70,9 @@ def test_other_files_are_refused(tmp_path, small_net):
     (tmp_path / "hostile.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
     torch.save(tensors, tmp_path / "pickle.pth")
     torch.save(tensors, tmp_path / "last.ckpt")
-    save_file(tensors, tmp_path / "foreign.safetensors")
+    save_file({"conv1.weight": torch.zeros(4, 3, 9, 9)}, tmp_path / "foreign.safetensors")
+    save_file({"encoder.0.conv.weight": torch.zeros(())}, tmp_path / "number.safetensors")
+    save_file({**tensors, "more": torch.zeros(1)}, tmp_path / "larger.safetensors")
     save_file(tensors, tmp_path / "future.safetensors", {"impasto": json.dumps({"format": 99})})
     save_file(tensors, tmp_path / "other.safetensors", header(architecture={"name": "UNet"}))
     save_file(tensors, tmp_path / "wider.safetensors", header(architecture={**architecture, "width": 8}))
@@ -88,6 +101,8 @@ def test_other_files_are_refused(tmp_path, small_net):
         "pickle.pth": "no Impasto checkpoint",
         "last.ckpt": "training checkpoint: python scripts/export.py ckpt=",
         "foreign.safetensors": "not one that Impasto",
+        "number.safetensors": "do not fit its architecture",
+        "larger.safetensors": "do not fit its architecture.*: see 'more'",
         "future.safetensors": "not one that Impasto",
         "other.safetensors": "another architecture",
         "wider.safetensors": "do not fit its architecture",

@@ -113,8 +113,25 @@ def test_a_gallery_trains_what_is_missing_and_draws(forked, tmp_path):
     assert (tmp_path / "out" / "sheet.jpg").is_file()  # of the one that is there
 
 
+def test_what_is_worth_less_than_before_is_said():
+    def scores(*medians):
+        places = ((256, "noise"), (256, "content"), (512, "noise"))
+        return {
+            "worth": [
+                {"size": size, "start": start, "median": median, "limit": 60}
+                for (size, start), median in zip(places, medians, strict=False)
+            ]
+        }
+
+    assert train_gallery._worth_less(scores(30, 14.5, 35), scores(32.5, 14.5, None)) == [
+        "256 px from noise 30 iterations, before 32.5",
+        "512 px from noise 35 iterations, before more than 60",
+    ]
+    assert train_gallery._worth_less(scores(None, 20, 35), scores(32, 14)) == []
+
+
 def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_net, caplog):
-    scored = []
+    scored, worth = [], 30
     findings = [{"name": "border", "passed": False}, {"name": "holes", "passed": True}]
     monkeypatch.setattr("impasto.assets.STYLES", tmp_path / "styles")
 
@@ -124,7 +141,8 @@ def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_ne
         if "mine" not in options.ckpt:
             raise UserError("its weights are not finite")
         for suffix in (".json", ".md", "_sheet.jpg"):
-            Path(options.output, f"mine{suffix}").write_text(json.dumps({"scores": {"artefacts": findings}}))
+            scores = {"artefacts": findings, "worth": [{"size": 256, "start": "noise", "median": worth, "limit": 60}]}
+            Path(options.output, f"mine{suffix}").write_text(json.dumps({"scores": scores}))
 
     monkeypatch.setattr(evaluate, "evaluate", score)
     options = GalleryOptions(styles="mine", output=str(tmp_path / "runs"), ship=True)
@@ -149,8 +167,13 @@ def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_ne
     assert target.is_file()
     os.utime(run.network, (time.time() + 9,) * 2)
     target.unlink()
+    worth = 20
+    caplog.clear()
     assert train_gallery._ship(ROOT, run, "vgg.pth")
     assert caplog.messages[0] == "mine ships with artefacts beyond their limits: border"
+    assert caplog.messages[1] == (
+        "mine ships worth less than the one before: 256 px from noise 20 iterations, before 30"
+    )
     assert len(scored) == 2
     (other,) = planned(GalleryOptions(styles="other", output=str(tmp_path / "runs")))
     save_network(other.network, small_net, {})

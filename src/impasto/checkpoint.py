@@ -5,6 +5,7 @@ Nothing in a file is ever executed: tensors and JSON only.
 """
 
 import json
+import logging
 import os
 import reprlib
 from collections.abc import Mapping
@@ -21,7 +22,11 @@ from impasto.errors import UserError, one_line
 from impasto.files import whole_file
 from impasto.models.transformer_net import TransformerNet
 
+log = logging.getLogger("impasto")
+
 FORMAT = 1
+MARGIN = 8  # px, of weights without a record: configs/model has it, and a network trained without loses nothing by it
+FIRST = "encoder.0.conv.weight"  # (width, 3, 9, 9)
 PARTS = ("style", "schedule", "content", "init")  # of a record, each a mapping where it is there
 
 
@@ -37,6 +42,7 @@ def save_network(path: str | os.PathLike[str], net: TransformerNet, metadata: Ma
 def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str, Any]]:
     """Read an inference file: the network in evaluation mode, on the CPU, and the metadata.
 
+    Weights that were saved without a record are taken for what their names and shapes say, with a warning.
     Raises `UserError` for a missing or damaged file, another kind of file or architecture, weights that are not finite.
     """
     shown = repr(os.fspath(path))
@@ -50,10 +56,21 @@ def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except Exception as error:  # of safetensors, torch, JSON: no common base
         raise UserError(f"{shown} is no Impasto checkpoint, or a damaged one: {one_line(error)}") from None
+    if header is None and FIRST in tensors:
+        header = _record_of_none(tensors, Path(path))
     if not isinstance(header, dict) or header.get("format") != FORMAT or not _is_record(header):
         raise UserError(f"{shown} is a safetensors file, but not one that Impasto (format {FORMAT}) wrote")
     check_weights(tensors, path)
     return build_network(header.get("architecture"), tensors, shown), _without_empty(header)
+
+
+def _record_of_none(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """The least that a record says, of weights that have none."""
+    width = (*tensors[FIRST].shape, 0)[0]
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("residual.")})
+    log.warning("%r has no record: taken for a network of width %d and depth %d", str(path), width, depth)
+    architecture = {"name": TransformerNet.__name__, "width": width, "depth": depth, "margin": MARGIN}
+    return {"format": FORMAT, "architecture": architecture, "style": {"name": path.stem}}
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from impasto import cli
 from impasto.assets import painting
@@ -232,11 +232,28 @@ def _ship(root: Path, run: Run, vgg: str | None) -> bool:
     except UserError as error:
         log.warning("%s does not ship: %s", run.style, error)
         return False
-    findings = json.loads(card.read_text())["scores"]["artefacts"]
-    if beyond := [finding["name"] for finding in findings if not finding["passed"]]:
+    scores = json.loads(card.read_text())["scores"]
+    if beyond := [finding["name"] for finding in scores["artefacts"] if not finding["passed"]]:
         log.warning("%s ships with artefacts beyond their limits: %s", run.style, ", ".join(beyond))
+    if (STYLES / card.name).is_file():
+        before = json.loads((STYLES / card.name).read_text())["scores"]
+        if less := _worth_less(scores, before):
+            log.warning("%s ships worth less than the one before: %s", run.style, "; ".join(less))
     for path in (half, card, card.with_suffix(".md"), sheet):
         with whole_file(STYLES / path.name) as temporary:  # every training and painting may start from it
             shutil.copyfile(path, temporary)
     log.info("Wrote %s", STYLES / half.name)
     return True
+
+
+def _worth_less(scores: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """Where a network is worth fewer iterations than another, as far as both cards say."""
+    known = {(line["size"], line["start"]): line for line in before["worth"]}
+    less = list[str]()
+    for line in scores["worth"]:
+        then, now = known.get((line["size"], line["start"])), line["median"]
+        # None: the optimiser has never reached it
+        if then and now is not None and (then["median"] is None or now < then["median"]):
+            earlier = then["median"] or f"more than {then['limit']}"
+            less.append(f"{line['size']} px from {line['start']} {now} iterations, before {earlier}")
+    return less
