@@ -18,7 +18,7 @@ from impasto.benchmark.task import check_agreement
 from impasto.benchmark.tasks import TAKES, TASKS, rival
 from impasto.benchmark.tasks.quality import _reached
 from impasto.benchmark.tasks.scaling import growth
-from impasto.checkpoint import load_network
+from impasto.checkpoint import MARGIN, load_network
 from impasto.commands.benchmark import benchmark
 from impasto.errors import UserError
 from impasto.hardware import bfloat16_is_fast
@@ -56,7 +56,7 @@ def test_photos_are_the_defaults():
 
 
 def test_the_margin_is_the_default():
-    assert yaml.safe_load((ROOT / "configs/model/johnson.yaml").read_text())["margin"] == contestants.MARGIN
+    assert yaml.safe_load((ROOT / "configs/model/johnson.yaml").read_text())["margin"] == MARGIN
 
 
 def learned(reference, **options):

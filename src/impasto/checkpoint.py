@@ -25,7 +25,7 @@ from impasto.models.transformer_net import TransformerNet
 log = logging.getLogger("impasto")
 
 FORMAT = 1
-MARGIN = 8  # px, of weights without a record: configs/model has it, and a network trained without loses nothing by it
+MARGIN = 8  # px, of configs/model/johnson.yaml (a test holds them equal): of weights that have no record
 FIRST = "encoder.0.conv.weight"  # (width, 3, 9, 9)
 PARTS = ("style", "schedule", "content", "init")  # of a record, each a mapping where it is there
 
@@ -57,14 +57,14 @@ def load_network(path: str | os.PathLike[str]) -> tuple[TransformerNet, dict[str
     except Exception as error:  # of safetensors, torch, JSON: no common base
         raise UserError(f"{shown} is no Impasto checkpoint, or a damaged one: {one_line(error)}") from None
     if header is None and FIRST in tensors:
-        header = _record_of_none(tensors, Path(path))
+        header = _least_record(tensors, Path(path))
     if not isinstance(header, dict) or header.get("format") != FORMAT or not _is_record(header):
         raise UserError(f"{shown} is a safetensors file, but not one that Impasto (format {FORMAT}) wrote")
     check_weights(tensors, path)
     return build_network(header.get("architecture"), tensors, shown), _without_empty(header)
 
 
-def _record_of_none(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+def _least_record(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """The least that a record says, of weights that have none."""
     width = (*tensors[FIRST].shape, 0)[0]
     depth = len({name.split(".")[1] for name in tensors if name.startswith("residual.")})

@@ -36,7 +36,6 @@ WEIGHTS = {"content": 7.5, "style": 45.0, "tv": 5e7, "grid": 0.0}
 # of configs/data/bundled.yaml: a test holds them equal
 AUGMENTATION = {"min_scale": 0.1, "colour": 0.3, "patches": 0.1}
 HELD_OUT = 3  # photos
-MARGIN = 8  # px, of configs/model/johnson.yaml, as well
 
 
 def best_device() -> str:

@@ -235,10 +235,9 @@ def _ship(root: Path, run: Run, vgg: str | None) -> bool:
     scores = json.loads(card.read_text())["scores"]
     if beyond := [finding["name"] for finding in scores["artefacts"] if not finding["passed"]]:
         log.warning("%s ships with artefacts beyond their limits: %s", run.style, ", ".join(beyond))
-    if (STYLES / card.name).is_file():
-        before = json.loads((STYLES / card.name).read_text())["scores"]
-        if less := _worth_less(scores, before):
-            log.warning("%s ships worth less than the one before: %s", run.style, "; ".join(less))
+    shipped = STYLES / card.name
+    if shipped.is_file() and (less := _worth_less(scores, json.loads(shipped.read_text())["scores"])):
+        log.warning("%s ships worth less than the one before: %s", run.style, "; ".join(less))
     for path in (half, card, card.with_suffix(".md"), sheet):
         with whole_file(STYLES / path.name) as temporary:  # every training and painting may start from it
             shutil.copyfile(path, temporary)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from impasto.assets import PHOTOS
-from impasto.benchmark.contestants import MARGIN, command
+from impasto.benchmark.contestants import command
 from impasto.benchmark.measure import Contestant
 from impasto.benchmark.task import Options, log, say, stylize_script
-from impasto.checkpoint import save_network
+from impasto.checkpoint import MARGIN, save_network
 from impasto.errors import UserError
 from impasto.image import read_image, save_image
 from impasto.models.transformer_net import TransformerNet

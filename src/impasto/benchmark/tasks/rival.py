@@ -16,10 +16,10 @@ import numpy as np
 from PIL import ImageOps
 
 from impasto.assets import PHOTOS
-from impasto.benchmark.contestants import MARGIN, command, stylize_pass
+from impasto.benchmark.contestants import command, stylize_pass
 from impasto.benchmark.measure import Contestant, alternate
 from impasto.benchmark.task import Options, say, spread, stylize_script
-from impasto.checkpoint import save_network
+from impasto.checkpoint import MARGIN, save_network
 from impasto.errors import UserError
 from impasto.export import export_onnx
 from impasto.image import read_image, save_image
