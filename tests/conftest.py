@@ -48,6 +48,14 @@ def small_net() -> TransformerNet:
     return TransformerNet(width=4, depth=1).eval()
 
 
+def grown(net: TransformerNet) -> TransformerNet:
+    """A sized network whose norms depend on sizes much."""
+    for name, parameter in net.named_parameters():
+        if name.endswith("_growth"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return net
+
+
 @pytest.fixture
 def network_file(tmp_path: Path, small_net: TransformerNet) -> Path:
     path = tmp_path / "networks" / "test.safetensors"

@@ -11,6 +11,8 @@ from impasto.checkpoint import load_network, load_training_checkpoint, same_phot
 from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
 
+from .conftest import grown
+
 
 def test_what_is_saved_is_loaded(tmp_path, small_net):
     metadata = {"style": {"name": "café"}, "images_seen": 7}
@@ -32,6 +34,11 @@ def test_weights_without_a_record_are_taken_with_a_warning(tmp_path, small_net, 
     assert record["style"] == {"name": "plain"}
     assert net.arguments == {**small_net.arguments, "margin": 8}
     assert_close(dict(net.state_dict()), dict(small_net.state_dict()), rtol=0, atol=0)
+    sized = grown(TransformerNet(4, 1, sized=True))
+    save_file(sized.state_dict(), tmp_path / "sized.safetensors")
+    net, _ = load_network(tmp_path / "sized.safetensors")
+    assert net.arguments == {**sized.arguments, "margin": 8}
+    assert_close(dict(net.state_dict()), dict(sized.state_dict()), rtol=0, atol=0)
 
 
 def test_the_default_network_takes_seven_megabytes(tmp_path):

@@ -7,6 +7,8 @@ from impasto.errors import UserError
 from impasto.initialisation import initialise
 from impasto.models.transformer_net import TransformerNet
 
+from .conftest import grown
+
 
 def test_training_starts_from_a_style_that_ships_or_another(network_file, small_net):
     def started(init, net, painting_name="poppies"):
@@ -32,6 +34,16 @@ def test_training_starts_from_a_style_that_ships_or_another(network_file, small_
     assert record["learned"] == [{"name": "bundled", "seed": 0}, {"name": "holiday", "seed": 7}]
     for name, weight in small_net.state_dict().items():
         assert torch.equal(ours.state_dict()[name], weight)
+    sized = TransformerNet(width=4, depth=1, sized=True)
+    started(str(network_file), sized)  # what it lacks stays
+    assert all(not tensor.any() for name, tensor in sized.state_dict().items() if name.endswith("_growth"))
+    save_network(network_file, grown(sized), own)
+    twin, plain = TransformerNet(width=4, depth=1, sized=True), TransformerNet(width=4, depth=1)
+    started(str(network_file), twin)
+    started(str(network_file), plain)
+    for name, weight in sized.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], weight)
+        assert torch.equal(plain.state_dict().get(name, weight), weight)
     with pytest.raises(UserError, match="has a network of {'width': 4, 'depth': 1}, not {'width': 16"):
         started(str(network_file), TransformerNet(width=16))
     with pytest.raises(UserError, match="no checkpoint 'none/such.safetensors'"):

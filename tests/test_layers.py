@@ -1,5 +1,8 @@
+import math
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -36,6 +39,30 @@ def test_instance_norm_compiles_to_the_same(monkeypatch):
     eager = norm(features)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert_close(norm(features), eager)
+
+
+def test_a_sized_norms_weights_grow_with_each_doubling():
+    norm = InstanceNorm2d(3, side=64)
+    weight, bias, weight_growth, bias_growth = (nn.init.normal_(parameter) for parameter in norm.parameters())
+    for pixels, doublings in [(64 * 64, 0), (128 * 128, 1), (32 * 512, 1), (256 * 256, 2), (9999**2, 2), (45 * 91, 0)]:
+        expected = weight + doublings * weight_growth, bias + doublings * bias_growth
+        assert_close(norm.affine(pixels), expected, rtol=0, atol=2e-3)
+    assert_close(norm.affine(32 * 32), norm.affine(1))  # below half, too, they stay
+    assert_close(norm.affine(1)[0], weight - weight_growth)
+    features = torch.randn(2, 3, 90, 90).to(memory_format=torch.channels_last)
+    assert_close(norm(features), F.instance_norm(features, None, None, *norm.affine(90 * 90)))
+    features.pow(2).mul(norm(features)).sum().backward()
+    assert_close(norm.weight_growth.grad, norm.weight.grad * math.log2(90 / 64))
+    assert_close(norm.bias_growth.grad, norm.bias.grad * math.log2(90 / 64))
+
+
+def test_a_norm_that_shares_parameters_has_them_all():
+    norm = InstanceNorm2d(3, eps=0.1, side=64)
+    twin = InstanceNorm2d.sharing(norm)
+    assert (twin.eps, twin.side) == (0.1, 64)
+    assert {name: id(each) for name, each in twin.named_parameters()} == {
+        name: id(each) for name, each in norm.named_parameters()
+    }
 
 
 def test_instance_norm_of_large_means_stays_exact():

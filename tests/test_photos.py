@@ -13,6 +13,7 @@ from impasto.data.photos import (
     TrainingPhotos,
     ValidationPhotos,
     photo_at,
+    side_at,
     source_size,
     split,
 )
@@ -84,6 +85,15 @@ def test_every_epoch_shows_every_photo_once(photos, dataset):
         dataset[position]
     assert [sorted(read[start : start + 6]) for start in (0, 6, 12)] == [list(range(6))] * 3
     assert read[:6] != read[6:12] or read[6:12] != read[12:]
+
+
+def test_sides_are_drawn_alike_in_every_octave():
+    sides = [side_at(position, 3, 128, 512) for position in range(4000)]
+    assert sides == [side_at(position, 3, 128, 512) for position in range(4000)]
+    assert sides != [side_at(position, 4, 128, 512) for position in range(4000)]
+    assert set(sides) == set(range(128, 513, 32))
+    assert 0.4 < sum(side < 256 for side in sides) / len(sides) < 0.55
+    assert {side_at(position, 3, 96, 96) for position in range(50)} == {96}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

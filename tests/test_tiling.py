@@ -23,6 +23,8 @@ from impasto.tiling import room, spool, stylize_tiled
 from impasto.tiling.canvas import Canvas
 from impasto.tiling.norm import PictureNorm, with_picture_norms
 
+from .conftest import grown
+
 CPU = torch.device("cpu")
 
 
@@ -64,6 +66,14 @@ def test_tiles_are_the_network_on_the_whole(width, depth, margin, size, tile):
     assert stylized.dtype == pixels.dtype
     assert stylized.shape == pixels.shape
     assert difference(stylized, engine(to_content(pixels))) < 0.1
+
+
+@pytest.mark.parametrize("size", [(150, 260), (600, 700)])
+def test_tiles_of_sized_networks_know_the_whole_size(size):
+    engine = EagerEngine(grown(TransformerNet(8, 1, margin=8, sized=True)), None, "cpu", "float32")
+    pixels = noise(*size)
+    whole = engine(to_content(pixels))
+    assert difference(engine.stylize_tiled(pixels, 128), whole) < 0.1
 
 
 @pytest.mark.parametrize("style", sorted(path.stem for path in STYLES.glob("*.safetensors")))
@@ -127,6 +137,18 @@ def test_fast_is_seamless_with_a_thumbnails_statistics(monkeypatch):
     in_tiles, at_once = (engine.stylize_tiled(pixels, tile, exact=False) for tile in (128, 512))
     assert difference(in_tiles, to_content(at_once)) < 0.05
     assert difference(in_tiles, engine(to_content(pixels))) > 1
+
+
+def test_fast_knows_the_whole_size(monkeypatch):
+    monkeypatch.setattr(tiling, "THUMBNAIL", 128)
+    seen = []
+    affine = PictureNorm.affine
+    monkeypatch.setattr(PictureNorm, "affine", lambda norm, pixels: (seen.append(pixels * 4), affine(norm, pixels))[1])
+    engine = EagerEngine(TransformerNet(2, 0, sized=True), None, "cpu", "float32")
+    engine.stylize_tiled(noise(512, 256), 512, exact=False)
+    # five norms: of the thumbnail, then of the picture, two of them at half and one at quarter resolution
+    shares = 1, 4, 16, 4, 1
+    assert seen == [4 * area // share for area in (128 * 64, 512 * 256) for share in shares]
 
 
 def test_a_thumbnail_is_the_means_of_blocks():

@@ -87,7 +87,8 @@ def test_the_loss_falls_and_every_term_is_logged(great_wave):
 def test_the_inference_file_says_where_it_comes_from(great_wave):
     run_dir, _ = great_wave
     net, metadata = load_network(run_dir / "great_wave.safetensors")
-    assert sum(parameter.numel() for parameter in net.parameters()) == 1_679_235
+    assert sum(parameter.numel() for parameter in net.parameters()) == 1_679_235 + 3200
+    assert not any(tensor.any() for name, tensor in net.state_dict().items() if name.endswith("_growth"))
     assert metadata["style"]["title"] == "The Great Wave off Kanagawa"
     assert metadata["images_seen"] == 64
     content = metadata["content"]
@@ -143,6 +144,24 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "ended with the same weights and curves, after 2 kills in all" in result.stdout
     assert re.findall(r"^(torn|SIGTERM) +(\d) ", result.stdout, re.M) == [("torn", "1"), ("SIGTERM", "1")]
+
+
+def test_norms_learn_what_sizes_make_of_them(forked, tmp_path, photos):
+    """Where batches have several sizes, and with the same bits for a run in two parts."""
+    words = [f"style.image={photos / 'a.jpg'}", "stroke=64", *SMALL, "data=folder", f"data.root={photos}"]
+    words += ["data.keep=tiny,duplicate", "data.max_rejects=0.2", "data.batch_size=1", "data.workers=0"]
+    words += ["data.image_size=64", "data.smallest_size=32", "checkpoint.every=8", "init=random"]
+    for run_dir, parts in ((tmp_path / "whole", [16]), (tmp_path / "parts", [8, 16])):
+        for images in parts:
+            told = [f"schedule.images={images}", "schedule.final=1", f"hydra.run.dir={run_dir}"]
+            result = forked("train.py", *words, *told, *(["resume=true"] if run_dir.exists() else []))
+            assert result.returncode == 0, result.stderr
+    whole, parts = (load_network(tmp_path / name / "a.safetensors") for name in ("whole", "parts"))
+    assert whole[1]["smallest_size"] == 32
+    growths = [tensor for name, tensor in whole[0].state_dict().items() if name.endswith("_growth")]
+    assert all(growth.any() for growth in growths)
+    for name, weight in whole[0].state_dict().items():
+        assert torch.equal(weight, parts[0].state_dict()[name])
 
 
 def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(forked, tmp_path, photos):
@@ -232,6 +251,10 @@ BAD = [
     (["style=starry_night", "loss.weights.style=-1"], "loss.weights.style is a number from 0 on, not -1"),
     (["style=starry_night", "+loss.style_layers.relu6_1=1"], "VGG19 has no layer 'relu6_1'"),
     (["style=starry_night", "loss.style_layers.relu6_1=1"], "VGG19 has no layer 'relu6_1'"),
+    (
+        ["style=starry_night", "data.smallest_size=32", "model.margin=12"],
+        "data.smallest_size=32 is too small for VGG19: it takes 40 px, of which model.margin=12 twice",
+    ),
     (["style=starry_night", "data.image_size=12"], "data.image_size=12 is too small for VGG19: it takes 32 px, of"),
     (["style=starry_night", "data.image_size=big"], "data.image_size='big' should be a whole number"),
     (["style=starry_night", "schedule.learning_rate=fast"], "schedule.learning_rate='fast' should be a number"),

@@ -14,6 +14,7 @@ from impasto.models.transformer_net import TransformerNet
 
 def test_has_the_papers_parameters():
     assert sum(parameter.numel() for parameter in TransformerNet().parameters()) == 1_679_235
+    assert sum(parameter.numel() for parameter in TransformerNet(sized=True).parameters()) == 1_679_235 + 3200
 
 
 def test_width_and_depth_scale_the_network():
@@ -23,6 +24,27 @@ def test_width_and_depth_scale_the_network():
     assert net.encoder[0].conv.out_channels == 16
     with pytest.raises(ValueError, match="width"):
         TransformerNet(width=0)
+
+
+def test_sizes_count_for_sized_networks_alone():
+    """Trained on one size they are plain ones; what growth there is changes other sizes, in all layers but the last."""
+    plain, sized = TransformerNet(2, 1).eval(), TransformerNet(2, 1, sized=True).eval()
+    assert sized.arguments == {**plain.arguments, "sized": True}
+    assert sized.load_state_dict(plain.state_dict(), strict=False).missing_keys == [
+        f"{name}.{kind}_growth"
+        for name, layer in sized.named_modules()
+        if isinstance(layer, layers.InstanceNorm2d)
+        for kind in ("weight", "bias")
+    ]
+    small, middle = torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 512)
+    assert_close(sized(small), plain(small))
+    for name, parameter in sized.named_parameters():
+        if name.endswith("_growth"):
+            nn.init.normal_(parameter, std=0.3)
+    assert_close(sized(middle), plain(middle))  # of 256² pixels
+    assert (sized(small) - plain(small)).abs().mean() > 0.01
+    sized.learn_growth(False)
+    assert [name for name, each in sized.named_parameters() if each.requires_grad] == [*plain.state_dict()]
 
 
 SMALL = TransformerNet(width=2, depth=1).eval()

@@ -69,7 +69,8 @@ def _least_record(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     width = (*tensors[FIRST].shape, 0)[0]
     depth = len({name.split(".")[1] for name in tensors if name.startswith("residual.")})
     log.warning("%r has no record: taken for a network of width %d and depth %d", str(path), width, depth)
-    architecture = {"name": TransformerNet.__name__, "width": width, "depth": depth, "margin": MARGIN}
+    sized = any(name.endswith("_growth") for name in tensors)
+    architecture = {"name": TransformerNet.__name__, "width": width, "depth": depth, "margin": MARGIN, "sized": sized}
     return {"format": FORMAT, "architecture": architecture, "style": {"name": path.stem}}
 
 

@@ -36,7 +36,8 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
         source, metadata = load_network(path)
         if _layers(source) != _layers(net):
             raise UserError(f"init={init} has a network of {_layers(source)}, not {_layers(net)}: init=random does")
-    net.load_state_dict(source.state_dict())
+    there = source.state_dict()
+    net.load_state_dict({name: there.get(name, tensor) for name, tensor in net.state_dict().items()})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     style = metadata.get("style", {}).get("name")
     return {
@@ -49,5 +50,5 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
 
 
 def _layers(net: TransformerNet) -> dict[str, Any]:
-    """The arguments that weights depend on."""
-    return {key: value for key, value in net.arguments.items() if key != "margin"}
+    """The arguments that weights depend on; what sizes make of norms may be missing, or is left out."""
+    return {key: value for key, value in net.arguments.items() if key not in ("margin", "sized")}

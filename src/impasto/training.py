@@ -127,6 +127,7 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
         init = resumed.content.get("init", {})
     else:
         init = initialise(str(config["init"]), net, origin["sha256"])
+    net.learn_growth(config["data"]["smallest_size"] is not None)
     objective = build_objective(painting, loss, config["vgg"], config["strength"])
     clip = config["trainer"]["gradient_clip"]
     if clip is None:
@@ -142,6 +143,7 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
         "schedule": config["schedule"],
         "gradient_clip": clip if isfinite(clip) else None,  # JSON knows no infinity
         "image_size": config["data"]["image_size"],
+        "smallest_size": config["data"]["smallest_size"],
         "batch_size": config["data"]["batch_size"],
         "seed": config["seed"],
         "versions": {name: version(name) for name in ("impasto", "torch", "pytorch-lightning")},
@@ -153,9 +155,12 @@ def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataMod
     """The photos, noted in the module's record."""
     data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
     smallest = smallest_input(module.objective.loss.vgg.layers) + 2 * module.net.margin
-    if data.image_size < smallest:
+    option, size = "image_size", data.image_size
+    if data.smallest_size is not None and data.image_size >= smallest:
+        option, size = "smallest_size", data.smallest_size
+    if size < smallest:
         raise UserError(
-            f"data.image_size={data.image_size} is too small for VGG19: it takes {smallest} px"
+            f"data.{option}={size} is too small for VGG19: it takes {smallest} px"
             + (f", of which model.margin={module.net.margin} twice" if module.net.margin else "")
         )
     module.record["content"] = {

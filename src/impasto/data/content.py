@@ -10,12 +10,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from impasto.data.pack import PackedPhotos, is_pack, pack_folder
 from impasto.data.pack import pack as pack_photos
 from impasto.data.photos import (
     KEPT,
+    STEP,
     PhotoFiles,
     Photos,
     PositionBatches,
@@ -23,6 +25,7 @@ from impasto.data.photos import (
     ValidationPhotos,
     chosen,
     photo_at,
+    side_at,
     source_size,
     split,
 )
@@ -46,6 +49,8 @@ class ContentDataModule(pl.LightningDataModule):
     `pack` (auto, true, false) has all photos of `root` decoded and resized once, into `packs`: the samples stay the
     same to the bit. `auto` does so where a run of `images` shows each photo and more than memory keeps. `root` may be
     a pack itself.
+    With `smallest_size`, each batch is reduced to a side between it and `image_size`, drawn by the seed and the
+    position in the run: equally often in each octave, in steps of `STEP` px.
     `batch_size` is per device; `workers` per device, `None` takes what the machine has. A worker that gives no batch
     for `timeout` seconds ends the run with a `RuntimeError`; 0 waits for ever.
     The remaining arguments are those of `TrainingPhotos`.
@@ -67,6 +72,7 @@ class ContentDataModule(pl.LightningDataModule):
         packs: str | os.PathLike[str] = "data/packs",
         images: int = 0,
         image_size: int = 256,
+        smallest_size: int | None = None,
         batch_size: int = 4,
         workers: int | None = None,
         timeout: float = 0,
@@ -90,12 +96,19 @@ class ContentDataModule(pl.LightningDataModule):
             raise UserError(f"data.min_scale={min_scale} should be above 0 and at most 1")
         if image_size % 4:
             raise UserError(f"data.image_size={image_size} should be a multiple of 4, such as {image_size // 4 * 4}")
+        if smallest_size is not None and not (
+            isinstance(smallest_size, int) and 0 < smallest_size <= image_size and smallest_size % STEP == 0
+        ):
+            raise UserError(
+                f"data.smallest_size={smallest_size} should be a multiple of {STEP}, up to data.image_size={image_size}"
+            )
         if pack not in ("auto", True, False):
             raise UserError(f"data.pack is auto, true or false, not {pack!r}")
         kept = keep.split(",") if keep else []
         if unknown := set(kept) - set(KINDS[1:]):
             raise UserError(f"data.keep={keep}: {unknown.pop()!r} is none of {', '.join(KINDS[1:])}")
         self.name, self.image_size, self.batch_size, self.seed = name, image_size, batch_size, seed
+        self.smallest_size = smallest_size
         self.augmentation = {"min_scale": min_scale, "colour": colour, "patches": patches}
         self.root, self.workers, self.timeout = Path(root), workers, timeout
         self.short_side = source_size(image_size, min_scale)
@@ -177,7 +190,12 @@ class ContentDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
         """From uint8 to [0, 1] on the device: a quarter of the bytes travel."""
-        return batch.to(memory_format=torch.channels_last).float() / 255
+        content = batch.to(memory_format=torch.channels_last).float() / 255
+        trainer: Any = self.trainer
+        if self.smallest_size is None or not trainer.training:
+            return content
+        side = side_at(trainer.lightning_module.images_seen, self.seed, self.smallest_size, self.image_size)
+        return F.interpolate(content, size=(side, side), mode="bilinear", antialias=True)
 
     def _open_pack(
         self, photos: list[Path], root: Path, folder: Path, choice: bool | str, images: int

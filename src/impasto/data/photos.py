@@ -20,6 +20,7 @@ log = logging.getLogger("impasto")
 
 
 BAD = 8  # photos in a row, with which the whole folder is taken to be gone
+STEP = 32  # px, between the sides that batches are reduced to
 KEPT = 32  # decoded photos in memory, of each reading process
 
 
@@ -116,6 +117,12 @@ class TrainingPhotos(Dataset[Tensor]):
                 crop = shift_hue(crop, self.hue * float(2 * torch.rand(()) - 1))
             crop = crop.contiguous()  # never a view of the photo, which is read again
             return with_patch(crop) if torch.rand(()) < self.patches else crop
+
+
+def side_at(position: int, seed: int, smallest: int, largest: int) -> int:
+    """The side, px, of the batch at a position of the run: log-uniform from `smallest` to `largest`, in `STEP`s."""
+    draw = np.random.default_rng((seed, position)).uniform(np.log(smallest), np.log(largest + STEP))
+    return min(int(np.exp(draw)) // STEP * STEP, largest)
 
 
 def photo_at(position: int, seed: int, count: int) -> int:

@@ -4,6 +4,7 @@ Sources: Ulyanov et al. (arXiv:1607.08022, instance norm); Odena et al. 2016, "D
 Artifacts" (nearest-neighbour upsampling + convolution).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -13,41 +14,69 @@ from torch.nn import functional as F
 
 from impasto.models.moments import Moments
 
+DOUBLINGS = (-1.0, 2.0)  # of a norm's side, beyond which its weights stay: nothing larger or smaller is learned from
+
 
 class InstanceNorm2d(nn.Module):
     """y = weight * (x - mean) / sqrt(var + eps) + bias, mean and variance over each channel's pixels.
 
+    With `side`, weight and bias depend on the picture's size: d being how often that side (px, of a square of features)
+    doubles to the input's, in `DOUBLINGS`, they are weight + d * weight_growth and bias + d * bias_growth.
+
     Statistics in float32 whatever the input's dtype. Differs from `nn.InstanceNorm2d`: it keeps the
     memory format (the eager kernel of torch falls back to contiguous).
 
-    Source: Ulyanov et al. 2016 (arXiv:1607.08022), equation 4.
+    Source: Ulyanov et al. 2016 (arXiv:1607.08022), equation 4; weights that a condition decides: Dumoulin et al. 2017
+    (arXiv:1610.07629), equation 5, whose condition is the style.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, side: int | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
+        self.eps, self.side = eps, side
+        if side is not None:
+            self.weight_growth = nn.Parameter(torch.zeros(channels))
+            self.bias_growth = nn.Parameter(torch.zeros(channels))
+
+    @classmethod
+    def sharing(cls, norm: "InstanceNorm2d") -> "InstanceNorm2d":
+        """A norm of this class with the parameters of another."""
+        twin = cls(len(norm.weight), norm.eps, norm.side)
+        for name, parameter in norm.named_parameters():
+            twin.register_parameter(name, parameter)
+        return twin
+
+    def affine(self, pixels: int | torch.SymInt) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+        """Weight and bias for so many pixels."""
+        if self.side is None:
+            return self.weight, self.bias
+        doublings: Tensor | float
+        if isinstance(pixels, int):
+            doublings = min(max(math.log2(pixels / self.side**2) / 2, DOUBLINGS[0]), DOUBLINGS[1])
+        else:  # in a graph for any size
+            count = torch.full((), pixels, dtype=torch.float32, device=self.weight.device)
+            doublings = (torch.log2(count / self.side**2) / 2).clamp(*DOUBLINGS)
+        return self.weight + doublings * self.weight_growth, self.bias + doublings * self.bias_growth
 
     def forward(
         self, features: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Normalise each image's channels on their own."""
+        weight, bias = self.affine(features.shape[2] * features.shape[3])
         if features.device.type == "cpu" and not torch.compiler.is_compiling():
             # the kernel's sums, in float32, lose what comes late: at 4 megapixels variances are 0.4 % wrong, at 16, 3 %
             if features[0, 0].numel() > 1 << 20 and not torch.is_grad_enabled():
-                return torch.cat([self._summed_in_float64(image) for image in torch.split(features, 1)])
-            normalised: Tensor = _ImageByImage.apply(features, self.weight, self.bias, self.eps)
+                images = [(image, Moments([image]).mean_and_variance()) for image in torch.split(features, 1)]
+                return torch.cat([F.batch_norm(image, *known, weight, bias, eps=self.eps) for image, known in images])
+            normalised: Tensor = _ImageByImage.apply(features, weight, bias, self.eps)
             return normalised
         # for compilers, which fuse it
         wide = features.float()
         variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
-        scale = self.weight[:, None, None] * torch.rsqrt(variance + self.eps)
-        shift = self.bias[:, None, None] - mean * scale
+        scale = weight[:, None, None] * torch.rsqrt(variance + self.eps)
+        shift = bias[:, None, None] - mean * scale
         return torch.addcmul(shift, wide, scale).to(features.dtype)
-
-    def _summed_in_float64(self, image: Tensor) -> Tensor:
-        return F.batch_norm(image, *Moments([image]).mean_and_variance(), self.weight, self.bias, eps=self.eps)
 
 
 class _ImageByImage(torch.autograd.Function):

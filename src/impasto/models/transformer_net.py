@@ -19,10 +19,10 @@ from impasto.models.layers import BlockConv2d, InstanceNorm2d, ReflectConv2d, Up
 class ConvNorm(nn.Module):
     """[nearest-neighbour upsampling →] reflection-padded convolution → instance norm [→ ReLU]."""
 
-    def __init__(self, conv: ReflectConv2d, *, relu: bool = True) -> None:
+    def __init__(self, conv: ReflectConv2d, *, relu: bool = True, side: int | None = None) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = InstanceNorm2d(conv.out_channels)
+        self.norm = InstanceNorm2d(conv.out_channels, side=side)
         self.relu = relu
 
     def forward(
@@ -42,10 +42,10 @@ class ConvNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """x + norm(conv(relu(norm(conv(x))))), without a ReLU after the sum (Gross and Wilber 2016)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, side: int | None = None) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(ReflectConv2d(channels, channels, 3))
-        self.conv2 = ConvNorm(ReflectConv2d(channels, channels, 3), relu=False)
+        self.conv1 = ConvNorm(ReflectConv2d(channels, channels, 3), side=side)
+        self.conv2 = ConvNorm(ReflectConv2d(channels, channels, 3), relu=False, side=side)
 
     def forward(
         self, features: Float[Tensor, "batch channels height width"]
@@ -55,6 +55,7 @@ class ResidualBlock(nn.Module):
 
 
 LARGEST_MARGIN = 64  # px
+SIZED_FROM = 256  # px, side of the square for which sized norms have their plain weights
 LEAST_SLOPE = 0.1  # of the output's back from black and white, in training; at grey it is 0.5
 
 
@@ -66,6 +67,7 @@ class TransformerNet(nn.Module):
     `output` brings the last layer's values to [0, 1]: tanh(x) / 2 + 1/2, or clamp for networks trained without.
     `margin`, px, is how much more is stylized on each side, by reflection, and cut off: trained on a photo's very end,
     networks paint spots and stripes there, which please VGG's padding. So they learn from its `interior` alone.
+    `sized` has the norms depend on a picture's size: large photos are smoother, pixel for pixel.
 
     Differs from the paper: instance for batch norm; nearest-neighbour upsampling for fractional
     strides; reflection padding in every layer, besides the margin, for 40 px once, so blocks keep their size; in
@@ -75,7 +77,9 @@ class TransformerNet(nn.Module):
     multiple = 4  # two stride-2 convolutions
     minimum = 16  # px, to which smaller ones are extended; the layers themselves take 8
 
-    def __init__(self, width: int = 32, depth: int = 5, output: str = "tanh", margin: int = 0) -> None:
+    def __init__(
+        self, width: int = 32, depth: int = 5, output: str = "tanh", margin: int = 0, sized: bool = False
+    ) -> None:
         super().__init__()
         if width < 1 or depth < 0:
             raise UserError(f"model.width={width} should be at least 1, model.depth={depth} at least 0")
@@ -83,23 +87,34 @@ class TransformerNet(nn.Module):
             raise UserError(f"model.output={output} should be tanh or clamp")
         if not 0 <= margin <= LARGEST_MARGIN:
             raise UserError(f"model.margin={margin} should be in 0…{LARGEST_MARGIN} px")
+        if not isinstance(sized, bool):
+            raise UserError(f"model.sized={sized} should be true or false")
         self.arguments: dict[str, int | str] = {"width": width, "depth": depth}
         if output != "tanh":  # unsaid in files from before there was a choice
             self.arguments["output"] = output
         if margin:
             self.arguments["margin"] = margin
+        if sized:
+            self.arguments["sized"] = sized
         self.output, self.margin = output, margin
+        full, half, quarter = (SIZED_FROM // stride if sized else None for stride in (1, 2, 4))
         self.encoder = nn.Sequential(
-            ConvNorm(ReflectConv2d(3, width, 9)),
-            ConvNorm(ReflectConv2d(width, 2 * width, 3, stride=2)),
-            ConvNorm(ReflectConv2d(2 * width, 4 * width, 3, stride=2)),
+            ConvNorm(ReflectConv2d(3, width, 9), side=full),
+            ConvNorm(ReflectConv2d(width, 2 * width, 3, stride=2), side=half),
+            ConvNorm(ReflectConv2d(2 * width, 4 * width, 3, stride=2), side=quarter),
         )
-        self.residual = nn.Sequential(*(ResidualBlock(4 * width) for _ in range(depth)))
+        self.residual = nn.Sequential(*(ResidualBlock(4 * width, quarter) for _ in range(depth)))
         self.decoder = nn.Sequential(
-            ConvNorm(UpsampleConv2d(4 * width, 2 * width)),
-            ConvNorm(UpsampleConv2d(2 * width, width)),
+            ConvNorm(UpsampleConv2d(4 * width, 2 * width), side=half),
+            ConvNorm(UpsampleConv2d(2 * width, width), side=full),
             BlockConv2d(width, 3, 9),
         )
+
+    def learn_growth(self, learn: bool) -> None:
+        """Whether sized norms learn what sizes make of them: from one size alone, they cannot."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("_growth"):
+                parameter.requires_grad_(learn)
 
     def forward(
         self, content: Float[Tensor, "batch 3 height width"], interior: bool = False

@@ -62,7 +62,12 @@ def stylize_tiled(
 
 def _stylize_fast(net: TransformerNet, canvas: Canvas) -> None:
     """The whole network on each tile, with the statistics of a thumbnail."""
-    net(canvas.thumbnail(THUMBNAIL))  # which sets them
+    thumbnail = canvas.thumbnail(THUMBNAIL)
+    net(thumbnail)  # which sets them
+    larger = canvas.pixels[..., 0].size / thumbnail[0, 0].numel()
+    for norm in net.modules():
+        if isinstance(norm, PictureNorm):
+            norm.pixels = round(norm.pixels * larger)  # its size is not the picture's
     (tiles,) = canvas.passes(1)
     _paint(canvas, canvas, net.stylize_divisible, _reach(net), tiles)
 
@@ -116,7 +121,7 @@ def _measure(
         moments.add(features)
         if spool is not None:
             spool.write(tile, features)
-    unknown.norm.statistics = moments.mean_and_variance()
+    unknown.norm.measure(moments)
     if spool is not None:
         spool.norm = unknown.normed
 

@@ -12,23 +12,28 @@ from impasto.models.transformer_net import TransformerNet, with_norms
 class PictureNorm(InstanceNorm2d):
     """An instance norm with the statistics of a whole picture, of which it sees tiles.
 
-    Where nobody sets the `statistics` (mean and variance), its first input does.
+    Where nobody sets the `statistics` (mean and variance) and `pixels`, its first input does.
     """
 
-    def __init__(self, norm: InstanceNorm2d) -> None:
-        super().__init__(len(norm.weight), norm.eps)
-        self.weight, self.bias = norm.weight, norm.bias
+    def __init__(self, channels: int, eps: float, side: int | None) -> None:
+        super().__init__(channels, eps, side)
         self.statistics: tuple[Float32[Tensor, " channels"], Float32[Tensor, " channels"]] | None = None
+        self.pixels = 0
+
+    def measure(self, moments: Moments) -> None:
+        """Set the statistics."""
+        self.statistics, self.pixels = moments.mean_and_variance(), moments.count
 
     def forward(
         self, features: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Normalise with the picture's statistics."""
         if self.statistics is None:
-            self.statistics = Moments([features]).mean_and_variance()
-        return F.batch_norm(features, *self.statistics, self.weight, self.bias, eps=self.eps)
+            self.measure(Moments([features]))
+        assert self.statistics is not None
+        return F.batch_norm(features, *self.statistics, *self.affine(self.pixels), eps=self.eps)
 
 
 def with_picture_norms(net: TransformerNet) -> TransformerNet:
     """The network with norms of a whole picture."""
-    return with_norms(net, PictureNorm)
+    return with_norms(net, PictureNorm.sharing)
