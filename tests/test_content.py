@@ -76,7 +76,7 @@ def test_a_single_photo_serves_as_both(tmp_path, caplog):
         ({"validation": 0}, "data.validation=0"),
         ({"keep": "grey,corrupt"}, "data.keep=grey,corrupt: 'corrupt' is none of tiny, grey, duplicate"),
         ({"max_rejects": 2}, "data.max_rejects=2 should be in 0…1"),
-        ({"smallest_size": 100}, "data.smallest_size=100 should be a multiple of 32, up to data.image_size=256"),
+        ({"smallest_size": 100}, "data.smallest_size=100 should be a multiple of 64, up to data.image_size=256"),
         ({"smallest_size": 288}, "data.smallest_size=288 should be"),
         ({"smallest_size": 0}, "data.smallest_size=0 should be"),
         ({"pack": "yes"}, "data.pack is auto, true or false, not 'yes'"),
@@ -122,22 +122,22 @@ def test_batches_become_unit_range_floats(photos):
 
 
 def test_batches_of_several_sizes_are_reduced_in_training_alone(photos):
-    data = ContentDataModule("folder", photos, 2, image_size=64, smallest_size=32)
-    crops = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-    crops[..., 32:] = 255
+    data = ContentDataModule("folder", photos, 2, image_size=128, smallest_size=64, keep="tiny")
+    crops = torch.zeros(2, 3, 128, 128, dtype=torch.uint8)
+    crops[..., 64:] = 255
     sides = set()
     for position in range(40):
         data.trainer = SimpleNamespace(training=True, lightning_module=SimpleNamespace(images_seen=position))
         batch = data.on_after_batch_transfer(crops, 0)
-        side = side_at(position, data.seed, 32, 64)
+        side = side_at(position, data.seed, 64, 128)
         assert batch.shape == (2, 3, side, side)
         assert batch.is_contiguous(memory_format=torch.channels_last)
         assert_close(batch[..., : side // 2 - 1], torch.zeros(2, 3, side, side // 2 - 1))
         assert_close(batch[..., side // 2 + 1 :], torch.ones(2, 3, side, side // 2 - 1))
         sides.add(side)
-    assert sides == {32, 64}
+    assert sides == {64, 128}
     data.trainer.training = False
-    assert data.on_after_batch_transfer(crops, 0).shape == (2, 3, 64, 64)
+    assert data.on_after_batch_transfer(crops, 0).shape == (2, 3, 128, 128)
 
 
 def test_a_folder_to_validate_with_is_not_learned_from(photos, tmp_path):

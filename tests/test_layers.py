@@ -44,7 +44,7 @@ def test_instance_norm_compiles_to_the_same(monkeypatch):
 def test_a_sized_norms_weights_grow_with_each_doubling():
     norm = InstanceNorm2d(3, side=64)
     weight, bias, weight_growth, bias_growth = (nn.init.normal_(parameter) for parameter in norm.parameters())
-    for pixels, doublings in [(64 * 64, 0), (128 * 128, 1), (32 * 512, 1), (256 * 256, 2), (9999**2, 2), (45 * 91, 0)]:
+    for pixels, doublings in [(64 * 64, 0), (128 * 128, 1), (32 * 512, 1), (256 * 256, 1), (9999**2, 1), (45 * 91, 0)]:
         expected = weight + doublings * weight_growth, bias + doublings * bias_growth
         assert_close(norm.affine(pixels), expected, rtol=0, atol=2e-3)
     assert_close(norm.affine(32 * 32), norm.affine(1))  # below half, too, they stay

@@ -91,9 +91,9 @@ def test_sides_are_drawn_alike_in_every_octave():
     sides = [side_at(position, 3, 128, 512) for position in range(4000)]
     assert sides == [side_at(position, 3, 128, 512) for position in range(4000)]
     assert sides != [side_at(position, 4, 128, 512) for position in range(4000)]
-    assert set(sides) == set(range(128, 513, 32))
+    assert set(sides) == set(range(128, 513, 64))
     assert 0.4 < sum(side < 256 for side in sides) / len(sides) < 0.55
-    assert {side_at(position, 3, 96, 96) for position in range(50)} == {96}
+    assert {side_at(position, 3, 128, 128) for position in range(50)} == {128}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

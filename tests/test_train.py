@@ -150,14 +150,14 @@ def test_norms_learn_what_sizes_make_of_them(forked, tmp_path, photos):
     """Where batches have several sizes, and with the same bits for a run in two parts."""
     words = [f"style.image={photos / 'a.jpg'}", "stroke=64", *SMALL, "data=folder", f"data.root={photos}"]
     words += ["data.keep=tiny,duplicate", "data.max_rejects=0.2", "data.batch_size=1", "data.workers=0"]
-    words += ["data.image_size=64", "data.smallest_size=32", "checkpoint.every=8", "init=random"]
+    words += ["data.image_size=128", "data.smallest_size=64", "checkpoint.every=8", "init=random"]
     for run_dir, parts in ((tmp_path / "whole", [16]), (tmp_path / "parts", [8, 16])):
         for images in parts:
             told = [f"schedule.images={images}", "schedule.final=1", f"hydra.run.dir={run_dir}"]
             result = forked("train.py", *words, *told, *(["resume=true"] if run_dir.exists() else []))
             assert result.returncode == 0, result.stderr
     whole, parts = (load_network(tmp_path / name / "a.safetensors") for name in ("whole", "parts"))
-    assert whole[1]["smallest_size"] == 32
+    assert whole[1]["smallest_size"] == 64
     growths = [tensor for name, tensor in whole[0].state_dict().items() if name.endswith("_growth")]
     assert all(growth.any() for growth in growths)
     for name, weight in whole[0].state_dict().items():
@@ -252,8 +252,8 @@ BAD = [
     (["style=starry_night", "+loss.style_layers.relu6_1=1"], "VGG19 has no layer 'relu6_1'"),
     (["style=starry_night", "loss.style_layers.relu6_1=1"], "VGG19 has no layer 'relu6_1'"),
     (
-        ["style=starry_night", "data.smallest_size=32", "model.margin=12"],
-        "data.smallest_size=32 is too small for VGG19: it takes 40 px, of which model.margin=12 twice",
+        ["style=starry_night", "data.smallest_size=64", "model.margin=25"],
+        "data.smallest_size=64 is too small for VGG19: it takes 66 px, of which model.margin=25 twice",
     ),
     (["style=starry_night", "data.image_size=12"], "data.image_size=12 is too small for VGG19: it takes 32 px, of"),
     (["style=starry_night", "data.image_size=big"], "data.image_size='big' should be a whole number"),

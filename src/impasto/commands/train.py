@@ -32,7 +32,8 @@ Train a network that paints any photo in the style of one painting.
                             data.batch_size= (per device; auto: the largest power of two that fits), data.pack=auto|true
                             |false (decode once, to data.packs=DIR), data.workers=, data.timeout= (s without photos to
                             learn from until it stops); corrupt, tiny, grey and duplicate ones are left out, up to
-                            data.max_rejects=0.05 of them, but for data.keep=grey,tiny,duplicate
+                            data.max_rejects=0.05 of them, but for data.keep=grey,tiny,duplicate; data.smallest_size=:
+                            batches of sides from it to image_size, by chance, so that large photos come out as well
   schedule=quick|full       6 to 9 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
   trainer=auto|cpu|gpu|ddp  trainer.devices= (torchrun and srun say how many themselves, on any number of nodes),
