@@ -28,12 +28,11 @@ Train a network that paints any photo in the style of one painting.
   strength=S stroke=PX      of the style, default 1: 0.3 keeps more of the photo, 3 less; the painting's short side,
                             default 320: strokes as large as in a painting of this size
   preview=true              instead of training, a sheet of strengths and strokes for one photo, in two minutes
-  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.validation_root=DIR, data.image_size=,
-                            data.batch_size= (per device; auto: the largest power of two that fits), data.pack=auto|true
-                            |false (decode once, to data.packs=DIR), data.workers=, data.timeout= (s without photos to
-                            learn from until it stops); corrupt, tiny, grey and duplicate ones are left out, up to
-                            data.max_rejects=0.05 of them, but for data.keep=grey,tiny,duplicate; data.smallest_size=:
-                            batches of sides from it to image_size, by chance, so that large photos come out as well
+  data=bundled|coco|coco2014|folder  photos to learn from; data.root=DIR, data.validation_root=DIR, data.image_size=
+                            (with data.smallest_size=, any from it on), data.batch_size= (per device; auto: the largest
+                            that fits), data.pack=auto|true|false (decode once, to data.packs=DIR), data.workers=,
+                            data.timeout= (s without photos until it stops); corrupt, tiny, grey and duplicate ones are
+                            left out, up to data.max_rejects=0.05 of them, but for data.keep=grey,tiny,duplicate
   schedule=quick|full       6 to 9 minutes on two cores, or the paper's 160,000 images; schedule.images= (in all),
                             schedule.learning_rate=, schedule.warmup= (images), schedule.final=
   trainer=auto|cpu|gpu|ddp  trainer.devices= (torchrun and srun say how many themselves, on any number of nodes),
