@@ -34,6 +34,9 @@ def test_training_starts_from_a_style_that_ships_or_another(network_file, small_
     assert record["learned"] == [{"name": "bundled", "seed": 0}, {"name": "holiday", "seed": 7}]
     for name, weight in small_net.state_dict().items():
         assert torch.equal(ours.state_dict()[name], weight)
+    sized = TransformerNet(sized=True)
+    started("auto", sized)  # what sizes make of its norms is taken, too
+    assert all(tensor.any() for name, tensor in sized.state_dict().items() if name.endswith("_growth"))
     sized = TransformerNet(width=4, depth=1, sized=True)
     started(str(network_file), sized)  # what it lacks stays
     assert all(not tensor.any() for name, tensor in sized.state_dict().items() if name.endswith("_growth"))
