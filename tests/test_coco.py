@@ -363,3 +363,10 @@ def test_wrong_words_are_one_line(root, words, line, monkeypatch):
     monkeypatch.setattr(coco, "_check_space", lambda *_: None)
     with pytest.raises(UserError, match=re.escape(line)):
         fetch_coco.fetch_coco([f"root={root}", "parts=val2017", *words])
+
+
+def test_coco_counts_as_prepared_when_both_parts_are_there(tmp_path):
+    (tmp_path / "train2017").mkdir()
+    assert not coco.prepared_coco(tmp_path)
+    (tmp_path / "val2017").mkdir()
+    assert coco.prepared_coco(tmp_path)

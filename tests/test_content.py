@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from impasto.data import content as module
-from impasto.data.content import ContentDataModule, prepared_coco
+from impasto.data.content import ContentDataModule
 from impasto.data.pack import pack
 from impasto.data.photos import PhotoFiles, side_at
 from impasto.data.scan import short_key
@@ -166,13 +166,6 @@ def test_photos_under_links_are_held_out_by_their_names_there(photos, tmp_path):
     data = ContentDataModule("mine", tmp_path / "links", 2, image_size=16, max_rejects=1)
     assert data.held_out() == [short_key(path, tmp_path / "links") for path in data.validation]
     assert len(data.held_out()) == 2
-
-
-def test_coco_counts_as_prepared_when_both_parts_are_there(tmp_path):
-    (tmp_path / "train2017").mkdir()
-    assert not prepared_coco(tmp_path)
-    (tmp_path / "val2017").mkdir()
-    assert prepared_coco(tmp_path)
 
 
 @pytest.fixture

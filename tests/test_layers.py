@@ -34,8 +34,11 @@ def test_instance_norm_is_torchs_own_with_its_gradients(images):
     assert_same_function(ours, theirs, features, torch.rand(6), torch.randn(6))
 
 
-def test_instance_norm_compiles_to_the_same(monkeypatch):
-    norm, features = InstanceNorm2d(6), 3 * torch.randn(2, 6, 9, 7) + 5
+@pytest.mark.parametrize("side", [None, 7])
+def test_instance_norm_compiles_to_the_same(monkeypatch, side):
+    norm, features = InstanceNorm2d(6, side=side), 3 * torch.randn(2, 6, 9, 7) + 5
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
     eager = norm(features)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert_close(norm(features), eager)

@@ -20,6 +20,7 @@ from torch import Tensor
 from impasto.archive import check_sums, check_weights, load_archive
 from impasto.errors import UserError, one_line
 from impasto.files import whole_file
+from impasto.models.layers import GROWTH
 from impasto.models.transformer_net import TransformerNet
 
 log = logging.getLogger("impasto")
@@ -69,7 +70,7 @@ def _least_record(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     width = (*tensors[FIRST].shape, 0)[0]
     depth = len({name.split(".")[1] for name in tensors if name.startswith("residual.")})
     log.warning("%r has no record: taken for a network of width %d and depth %d", str(path), width, depth)
-    sized = any(name.endswith("_growth") for name in tensors)
+    sized = any(name.endswith(GROWTH) for name in tensors)
     architecture = {"name": TransformerNet.__name__, "width": width, "depth": depth, "margin": MARGIN, "sized": sized}
     return {"format": FORMAT, "architecture": architecture, "style": {"name": path.stem}}
 

@@ -21,7 +21,7 @@ from rich.filesize import decimal
 
 from impasto.assets import PAINTINGS, PHOTOS, STYLES
 from impasto.checkpoint import load_network
-from impasto.data.content import prepared_coco
+from impasto.data.coco import prepared_coco
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError, one_line
 from impasto.files import nearest_existing

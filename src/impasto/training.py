@@ -155,14 +155,13 @@ def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataMod
     """The photos, noted in the module's record."""
     data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
     smallest = smallest_input(module.objective.loss.vgg.layers) + 2 * module.net.margin
-    option, size = "image_size", data.image_size
-    if data.smallest_size is not None and data.image_size >= smallest:
-        option, size = "smallest_size", data.smallest_size
-    if size < smallest:
-        raise UserError(
-            f"data.{option}={size} is too small for VGG19: it takes {smallest} px"
-            + (f", of which model.margin={module.net.margin} twice" if module.net.margin else "")
-        )
+    for option in ("image_size", "smallest_size"):
+        size = getattr(data, option)
+        if size is not None and size < smallest:
+            raise UserError(
+                f"data.{option}={size} is too small for VGG19: it takes {smallest} px"
+                + (f", of which model.margin={module.net.margin} twice" if module.net.margin else "")
+            )
     module.record["content"] = {
         "name": data.name,
         "photos": len(data.training),

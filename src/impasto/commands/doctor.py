@@ -38,7 +38,7 @@ def doctor(config_dir: Path, words: list[str]) -> bool:
         raise UserError(f"seconds={options.seconds} should be from 0 on")
     logging.getLogger("impasto").setLevel(logging.ERROR)  # the page says it all
     try:
-        from impasto.data.content import prepared_coco
+        from impasto.data.coco import prepared_coco
         from impasto.diagnosis import diagnose
     except ImportError as error:
         raise UserError(f"a package is missing or broken ({error}): pip install -e .") from None

@@ -116,7 +116,7 @@ def choices_for_this_machine(words: Sequence[str]) -> list[str]:
     """Words for data and schedule where the user names none, each said in one line. Raises `UserError` without COCO."""
     import torch
 
-    from impasto.data.content import prepared_coco
+    from impasto.data.coco import prepared_coco
 
     given = {word.partition("=")[0] for word in words}
     for choice, part in (("data=coco", "train2017"), ("data=coco2014", "train2014")):

@@ -305,8 +305,3 @@ def _ready_pack(root: Path, short_side: int, validation_root: object) -> PackedP
             "data.image_size= or larger data.min_scale= does, or a larger pack"
         )
     return packed
-
-
-def prepared_coco(root: str | os.PathLike[str] = "data/coco", training: str = "train2017") -> bool:
-    """Whether COCO has been fetched, photos or pack, to where `data=coco` expects it."""
-    return all((Path(root) / part).is_dir() for part in (training, "val2017"))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from impasto.models.moments import Moments
 
+GROWTH = "_growth"  # ends the names of what sizes make of weights and biases
 DOUBLINGS = (-1.0, 1.0)  # beyond, weights stay: what 192 to 512 px teach goes too far at 1024 px
 
 

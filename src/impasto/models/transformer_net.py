@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto.errors import UserError
-from impasto.models.layers import BlockConv2d, InstanceNorm2d, ReflectConv2d, UpsampleConv2d
+from impasto.models.layers import GROWTH, BlockConv2d, InstanceNorm2d, ReflectConv2d, UpsampleConv2d
 
 
 class ConvNorm(nn.Module):
@@ -113,7 +113,7 @@ class TransformerNet(nn.Module):
     def learn_growth(self, learn: bool) -> None:
         """Whether sized norms learn what sizes make of them: from one size alone, they cannot."""
         for name, parameter in self.named_parameters():
-            if name.endswith("_growth"):
+            if name.endswith(GROWTH):
                 parameter.requires_grad_(learn)
 
     def forward(
