@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from http.server import SimpleHTTPRequestHandler
@@ -201,6 +202,8 @@ fetch_coco.main()
 
 
 def test_the_command_killed_in_mid_download_goes_on(served, serve, root):
+    killed = threading.Event()
+
     class Slow(SimpleHTTPRequestHandler):
         def do_GET(self):
             content = Path(self.translate_path(self.path)).read_bytes()
@@ -208,7 +211,8 @@ def test_the_command_killed_in_mid_download_goes_on(served, serve, root):
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[:4000])
-            time.sleep(2 if self.path == "/train2017.zip" else 0)
+            if self.path == "/train2017.zip":
+                killed.wait(60)
             self.wfile.write(content[4000:])
 
     archives = json.dumps({name: [one.sha256, one.size, one.photos] for name, one in served[1].items()})
@@ -219,6 +223,7 @@ def test_the_command_killed_in_mid_download_goes_on(served, serve, root):
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
+    killed.set()
     assert names(root) == [".train2017.zip.part", ".train2017.zip.part.json"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(time, "sleep", lambda _: None)

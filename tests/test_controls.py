@@ -102,6 +102,7 @@ def test_what_is_transparent_in_a_mask_is_black(caplog):
         ({"size": 0}, "size=0 should be in 1…1000000 px"),
         ({"stroke": -4}, "stroke=-4 should be in 1…1000000 px"),
         ({"stroke": 3_000_000_000}, "stroke=3000000000 should be in 1…1000000 px"),
+        ({"upscale": True, "stroke": 9}, "upscale=true takes size=, the long side at which the network sees the photo"),
     ],
 )
 def test_values_out_of_range_are_named(values, line):

@@ -60,6 +60,8 @@ class Controls:
         for name, value in (("size", self.size), ("stroke", self.stroke)):
             if value is not None and not 1 <= value <= LONGEST:
                 raise UserError(f"{name}={value} should be in 1…{LONGEST} px")
+        if self.upscale and self.size is None:
+            raise UserError("upscale=true takes size=, the long side at which the network sees the photo")
 
     def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Width and height that the network sees, and those of the result."""
