@@ -66,8 +66,11 @@ class Learner:
         self.reference, self.device = reference, best_device()
         self.bfloat16 = not reference and precision == "auto" and bfloat16_is_fast(self.device)
         net = TransformerNet(width)
-        if start:  # as training takes it: weights alone
-            net.load_state_dict(load_network(STYLES / start)[0].state_dict())
+        if start:  # as training takes it: weights alone, what sizes make of them as it is
+            shipped = load_network(STYLES / start)[0]
+            net = TransformerNet(width, sized=bool(shipped.arguments.get("sized")))
+            net.load_state_dict(shipped.state_dict())
+            net.learn_growth(False)
         vgg = VGG19Features([*STYLE_LAYERS, *CONTENT_LAYERS])
         target = to_tensor(read_image(painting(style), style_size))
         self.weights = LossWeights(**WEIGHTS)
@@ -149,7 +152,7 @@ def learner(
 ) -> Callable[..., dict[str, float]]:
     """Training on a stream of photos; each run goes on for `count` images."""
     learning = Learner(reference, batch_size=batch_size, **options)
-    judge = Learner(False, **{**options, "precision": "float32", "start": None})
+    judge = Learner(False, **{**options, "precision": "float32"})
     plan = Schedule(images=images, **schedule)
     stream = photos(image_size, batch_size, images, workers=1)
     held_out = validation_crops(image_size).float() / 255
