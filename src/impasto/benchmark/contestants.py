@@ -16,13 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from impasto.assets import PHOTOS, STYLES, painting
 from impasto.benchmark.measure import peak_memory_of_commands
 from impasto.benchmark.reference import ReferenceLoss, ReferenceNet, ReferenceVGG
-from impasto.checkpoint import load_network
 from impasto.data.photos import PhotoFiles, PositionBatches, TrainingPhotos, source_size, split
 from impasto.engines import load_engine
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
 from impasto.hardware import bfloat16_is_fast
 from impasto.image import find_images, read_image
+from impasto.initialisation import initialise
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features
@@ -65,11 +65,9 @@ class Learner:
         torch.manual_seed(0)
         self.reference, self.device = reference, best_device()
         self.bfloat16 = not reference and precision == "auto" and bfloat16_is_fast(self.device)
-        net = TransformerNet(width)
-        if start:  # as training takes it: weights alone, what sizes make of them as it is
-            shipped = load_network(STYLES / start)[0]
-            net = TransformerNet(width, sized=bool(shipped.arguments.get("sized")))
-            net.load_state_dict(shipped.state_dict())
+        net = TransformerNet(width, sized=start is not None)
+        if start:  # as training takes it
+            initialise(str(STYLES / start), net, painting="")  # which only init=auto looks at
             net.learn_growth(False)
         vgg = VGG19Features([*STYLE_LAYERS, *CONTENT_LAYERS])
         target = to_tensor(read_image(painting(style), style_size))
