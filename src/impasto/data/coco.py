@@ -92,6 +92,11 @@ def fetch(
             log.info("Prepared %s" if part in missing else "%s is there already", folder)
 
 
+def prepared_coco(root: str | os.PathLike[str] = "data/coco", training: str = "train2017") -> bool:
+    """Whether COCO has been fetched, photos or pack, to where `data=coco` expects it."""
+    return all((Path(root) / part).is_dir() for part in (training, "val2017"))
+
+
 def _check_as_asked(folder: Path, short_side: int | None) -> None:
     """Raise `UserError` where a part is there, but packed otherwise than asked for, or damaged."""
     there = None
@@ -198,8 +203,3 @@ def _size(path: Path) -> int:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.iterdir())
     return path.stat().st_size if path.is_file() else 0
-
-
-def prepared_coco(root: str | os.PathLike[str] = "data/coco", training: str = "train2017") -> bool:
-    """Whether COCO has been fetched, photos or pack, to where `data=coco` expects it."""
-    return all((Path(root) / part).is_dir() for part in (training, "val2017"))
