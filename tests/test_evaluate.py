@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -297,6 +298,21 @@ def test_a_vgg_of_ones_own_is_asked_for(tmp_path, small_net, recorded, scored):
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(path), vgg="/nowhere.pth"))
     with pytest.raises(UserError, match="vgg=/nowhere.pth: the network was trained with the VGG19 of oxford"):
         evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded), vgg="/nowhere.pth"))
+
+
+@pytest.mark.parametrize(("trained_with", "warned"), [(b"weights", False), (b"others", True), (None, False)])
+def test_another_vgg_than_the_networks_is_said(tmp_path, small_net, recorded, caplog, trained_with, warned):
+    path, vgg = tmp_path / "own.safetensors", tmp_path / "vgg.pth"
+    vgg.write_bytes(b"weights")
+    _, record = load_network(recorded)
+    record = {key: record[key] for key in RECORD}
+    record["vgg"] = {"source": "file", "preprocessing": "caffe", "pooling": "max"}
+    if trained_with is not None:  # as records of older versions
+        record["vgg"]["sha256"] = hashlib.sha256(trained_with).hexdigest()
+    save_network(path, small_net, record)
+    with pytest.raises(UserError, match=r"vgg\.pth"):  # no weights at all
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(path), vgg=str(vgg)))
+    assert ("is not the file that the network was trained with" in caplog.text) == warned
 
 
 def test_the_card_of_a_style_that_ships_is_not_written_over(tmp_path, scored, monkeypatch):

@@ -1,5 +1,6 @@
 """The whole path, through the real commands."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.models import vgg as torchvision_vgg
 
 from impasto.assets import PHOTOS
 from impasto.checkpoint import load_network, load_training_checkpoint
@@ -195,6 +198,26 @@ def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(forked, tmp_
     assert result.stderr.strip().endswith("error: the run has seen 16 images: schedule.images=8 should be more")
     assert list(losses(tmp_path / "run")) == list(range(1, 17))
     assert list(losses(tmp_path / "run", "val/total")) == [8, 16]
+
+
+def test_a_vgg_of_ones_own_is_recorded_by_its_content(forked, tmp_path, photos):
+    """And a run that goes on with another says so."""
+    vgg = tmp_path / "vgg.safetensors"
+    features = torchvision_vgg.make_layers(torchvision_vgg.cfgs["E"])
+    state = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
+    save_file(state, vgg)
+    words = [f"style.image={photos / 'a.jpg'}", "stroke=64", *SMALL, f"hydra.run.dir={tmp_path / 'run'}", "init=random"]
+    words += ["data=folder", f"data.root={photos}", "data.keep=tiny,duplicate", "vgg=file", f"vgg.path={vgg}"]
+    first = forked("train.py", *words, "schedule.images=2")
+    assert first.returncode == 0, first.stderr
+    before = hashlib.sha256(vgg.read_bytes()).hexdigest()
+    record = {"source": "file", "preprocessing": "torchvision", "pooling": "max", "sha256": before}
+    assert load_network(tmp_path / "run" / "a.safetensors")[1]["vgg"] == record
+    save_file({name: tensor * 1.01 for name, tensor in state.items()}, vgg)
+    result = forked("train.py", *words, "schedule.images=4", "resume=true")
+    assert result.returncode == 0, result.stderr
+    after = hashlib.sha256(vgg.read_bytes()).hexdigest()
+    assert f"vgg.sha256 {before} → {after}" in result.stderr
 
 
 def test_a_resumed_run_goes_on_with_its_own_words_but_for_those_given_now(forked, tmp_path, photos):

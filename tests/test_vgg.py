@@ -12,7 +12,7 @@ from impasto.assets import PHOTOS
 from impasto.errors import UserError
 from impasto.image import read_image
 from impasto.models import vgg as vgg_module
-from impasto.models.vgg import LAYERS, PREPROCESSING, VGG19Features, smallest_input
+from impasto.models.vgg import LAYERS, PREPROCESSING, VGG19Features, smallest_input, vgg_record
 from impasto.tensors import to_tensor
 
 
@@ -117,6 +117,16 @@ def test_deep_layers_tell_subjects_apart(vgg):
         pooled = vgg(batch, ["relu5_4"])["relu5_4"].mean(dim=(2, 3))
         views.append(torch.nn.functional.normalize(pooled))
     assert (views[0] @ views[1].T).argmax(1).tolist() == list(range(len(names)))
+
+
+def test_a_record_names_a_file_by_its_content(tmp_path):
+    (tmp_path / "vgg.pth").write_bytes(b"weights")
+    record = {"source": "file", "preprocessing": "caffe", "pooling": "max"}
+    told = vgg_record(path=tmp_path / "vgg.pth", **record)
+    assert told == {**record, "sha256": hashlib.sha256(b"weights").hexdigest()}
+    assert vgg_record("oxford") == {"source": "oxford", "preprocessing": None, "pooling": "max"}
+    with pytest.raises(UserError, match="cannot read VGG19 weights from '/nowhere.pth': No such file"):
+        vgg_record("file", "/nowhere.pth")
 
 
 def test_is_frozen_and_in_no_checkpoint(vgg):

@@ -35,7 +35,7 @@ from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
 from impasto.machine import check_accelerator, choose_precision, count_devices, placement, worth_compiling
 from impasto.models.transformer_net import TransformerNet
-from impasto.models.vgg import smallest_input
+from impasto.models.vgg import smallest_input, vgg_record
 from impasto.module import StyleTransferModule
 from impasto.ranks import rank, share_cores
 from impasto.resume import OVERRIDES, Resumed, alone, checkpoints, find
@@ -139,7 +139,7 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
         "init": init,
         "strength": config["strength"],
         "loss": loss,
-        "vgg": {key: config["vgg"][key] for key in ("source", "preprocessing", "pooling")},
+        "vgg": vgg_record(**config["vgg"]),
         "schedule": config["schedule"],
         "gradient_clip": clip if isfinite(clip) else None,  # JSON knows no infinity
         "image_size": config["data"]["image_size"],

@@ -110,6 +110,26 @@ class VGG19Features(nn.Module):
         return features
 
 
+def vgg_record(
+    source: str,
+    path: str | os.PathLike[str] | None = None,
+    preprocessing: str | None = None,
+    pooling: str = "max",
+) -> dict[str, str | None]:
+    """What a network's record says of the VGG19 it was trained with: of a file not where it lies, but its SHA-256.
+
+    Raises `UserError` for a file that cannot be read.
+    """
+    record = {"source": source, "preprocessing": preprocessing, "pooling": pooling}
+    if path is None:
+        return record
+    try:
+        with open(path, "rb") as file:
+            return {**record, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise UserError(f"cannot read VGG19 weights from {os.fspath(path)!r}: {error.strerror}") from None
+
+
 def smallest_input(layers: Iterable[str]) -> int:
     """Height and width (px) from which on the deepest of `layers` has at least one pixel."""
     return int(2 ** (max(int(name[4]) for name in layers) - 1))
