@@ -35,9 +35,9 @@ LPIPS to the photo, the artefact suite, milliseconds and memory. About a quarter
 """
 
 
-# what an objective takes, of a network's record and of the loss in it
+# what an objective takes, of a network's record and of the loss in it; of a VGG19 also what tells files apart
 RECORD = {"loss": dict, "vgg": dict, "strength": int | float, "stroke": int}
-VGG = ("source", "path", "preprocessing", "pooling")
+VGG = ("source", "path", "preprocessing", "pooling", "sha256")
 LOSS = {"relative": bool, "weights": dict, "style_layers": dict, "content_layers": dict, "content_reduction": str}
 
 
@@ -99,7 +99,8 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     objective_options, recorded = _objective(config_dir, metadata)
     painted_as = _painting(options, metadata)
     painting = read_painting(painted_as, objective_options["stroke"])
-    vgg = {**objective_options["vgg"], **_vgg_file(options, metadata, objective_options["vgg"]["source"])}
+    vgg = {key: value for key, value in objective_options["vgg"].items() if key != "sha256"}
+    vgg |= _vgg_file(options, objective_options["vgg"])
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
     folder.mkdir(parents=True, exist_ok=True)
     scores, sheet = score(net, objective, painting, content, plan)
@@ -152,17 +153,19 @@ def _is_of(kinds: dict[str, Any], record: dict[str, Any]) -> bool:
     return all(isinstance(record.get(key), kind) for key, kind in kinds.items())
 
 
-def _vgg_file(options: EvaluateOptions, metadata: dict[str, Any], source: str) -> dict[str, str]:
+def _vgg_file(options: EvaluateOptions, vgg: dict[str, Any]) -> dict[str, str]:
     """Where a VGG19 that is the user's own lies, which the network's record does not say."""
-    if source != "file":
+    if vgg["source"] != "file":
         if options.vgg is not None:
-            raise UserError(f"vgg={options.vgg}: the network was trained with the VGG19 of {source}, leave it out")
+            raise UserError(
+                f"vgg={options.vgg}: the network was trained with the VGG19 of {vgg['source']}, leave it out"
+            )
         return {}
     if options.vgg is None:
         raise UserError("the network was trained with a VGG19 of your own: vgg=FILE, as it was for training")
     from impasto.models.vgg import vgg_record
 
-    if metadata["vgg"].get("sha256") not in (None, vgg_record(source, options.vgg)["sha256"]):
+    if vgg.get("sha256") not in (None, vgg_record("file", options.vgg)["sha256"]):
         log.warning("vgg=%s is not the file that the network was trained with: scored by it", options.vgg)
     return {"path": options.vgg}
 
