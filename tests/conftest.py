@@ -49,9 +49,9 @@ def small_net() -> TransformerNet:
 
 
 def grown(net: TransformerNet) -> TransformerNet:
-    """A sized network whose norms depend on sizes much."""
+    """A sized network whose norms depend on sizes much, and whose waves, where it has some, can be seen."""
     for name, parameter in net.named_parameters():
-        if name.endswith("_growth"):
+        if name.endswith("_growth") or name == "waves.weight":
             torch.nn.init.normal_(parameter, std=0.3)
     return net
 

@@ -81,6 +81,15 @@ def blob_in_strokes(image):
     return stylized
 
 
+def starred(image, strokes=0.1):
+    """A picture of one colour alone, full of strokes, with stars of 0.4 among them."""
+    if (image != image[..., :1, :]).any():
+        return sound(image)
+    blocks = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * strokes
+    blocks[..., 3::5, 2::6] = 0.4
+    return 0.5 + F.interpolate(blocks, scale_factor=artefacts.FLAT // 16)
+
+
 def burnt(image):
     """Bright areas become wholly white."""
     stylized = sound(image)
@@ -141,6 +150,13 @@ def test_a_broken_network_fails_where_it_is_broken(scene, name, network):
 def test_strokes_along_an_edge_are_no_blobs(scene):
     strokes = flat(stroked, scene[0])[0]  # of twice the limit
     assert strokes.passed, strokes
+
+
+def test_stars_among_strokes_are_no_blobs(scene):
+    stars = flat(starred, scene[0])[0]
+    assert stars.passed, stars
+    stars = flat(lambda image: starred(image, strokes=0.01), scene[0])[0]  # in what is flat but for them
+    assert not stars.passed, stars
 
 
 def test_not_a_number_fails_any_limit():

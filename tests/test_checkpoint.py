@@ -34,7 +34,7 @@ def test_weights_without_a_record_are_taken_with_a_warning(tmp_path, small_net, 
     assert record["style"] == {"name": "plain"}
     assert net.arguments == {**small_net.arguments, "margin": 8}
     assert_close(dict(net.state_dict()), dict(small_net.state_dict()), rtol=0, atol=0)
-    sized = grown(TransformerNet(4, 1, sized=True))
+    sized = grown(TransformerNet(4, 1, sized=True, waves=True))
     save_file(sized.state_dict(), tmp_path / "sized.safetensors")
     net, _ = load_network(tmp_path / "sized.safetensors")
     assert net.arguments == {**sized.arguments, "margin": 8}

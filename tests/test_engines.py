@@ -23,7 +23,7 @@ METADATA = {"style": {"name": "café"}}
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """A network and its compiled package."""
-    net = grown(TransformerNet(width=4, depth=0, margin=8, sized=True)).eval()
+    net = grown(TransformerNet(width=4, depth=0, margin=8, sized=True, waves=True)).eval()
     path = tmp_path_factory.mktemp("compiled") / "net.pt2"
     export.export_compiled(net, METADATA, path, "cpu", "float32")
     return net, path
@@ -32,7 +32,7 @@ def package(tmp_path_factory):
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
     """A network and its ONNX graph."""
-    net = grown(TransformerNet(width=4, depth=1, margin=8, sized=True)).eval()
+    net = grown(TransformerNet(width=4, depth=1, margin=8, sized=True, waves=True)).eval()
     path = tmp_path_factory.mktemp("graph") / "net.onnx"
     export.export_onnx(net, METADATA, path)
     return net, path

@@ -37,11 +37,13 @@ def test_training_starts_from_a_style_that_ships_or_another(network_file, small_
     sized = TransformerNet(sized=True)
     started("auto", sized)  # what sizes make of its norms is taken, too
     assert all(tensor.any() for name, tensor in sized.state_dict().items() if name.endswith("_growth"))
-    sized = TransformerNet(width=4, depth=1, sized=True)
+    sized = TransformerNet(width=4, depth=1, sized=True, waves=True)
     started(str(network_file), sized)  # what it lacks stays
-    assert all(not tensor.any() for name, tensor in sized.state_dict().items() if name.endswith("_growth"))
+    new = [tensor for name, tensor in sized.state_dict().items() if name not in small_net.state_dict()]
+    assert len(new) == 2 * 7 + 1
+    assert not any(tensor.any() for tensor in new)
     save_network(network_file, grown(sized), own)
-    twin, plain = TransformerNet(width=4, depth=1, sized=True), TransformerNet(width=4, depth=1)
+    twin, plain = TransformerNet(width=4, depth=1, sized=True, waves=True), TransformerNet(width=4, depth=1)
     started(str(network_file), twin)
     started(str(network_file), plain)
     for name, weight in sized.state_dict().items():

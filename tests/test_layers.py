@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from impasto.models.layers import BlockConv2d, InstanceNorm2d, UpsampleConv2d
+from impasto.models.layers import BlockConv2d, InstanceNorm2d, UpsampleConv2d, Waves
 
 
 def assert_same_function(ours, theirs, *inputs):
@@ -57,6 +57,32 @@ def test_a_sized_norms_weights_grow_with_each_doubling():
     features.pow(2).mul(norm(features)).sum().backward()
     assert_close(norm.weight_growth.grad, norm.weight.grad * math.log2(90 / 64))
     assert_close(norm.bias_growth.grad, norm.bias.grad * math.log2(90 / 64))
+
+
+def test_waves_are_sums_of_plane_waves():
+    bands = Waves.bands(40, 50, torch.device("cpu"))
+    assert bands.shape == (1, 10, 40, 50)
+    golden, expected = math.pi * (3 - math.sqrt(5)), 0.0
+    for number in range(24, 32):  # of the fourth band
+        length, angle = 4 * 16 ** (number / 79), golden * number
+        turns = (21 * math.cos(angle) + 13 * math.sin(angle)) / length
+        expected += math.sin(2 * math.pi * turns + golden * number**2) / 2
+    assert_close(bands[0, 3, 13, 21].item(), expected, rtol=0, atol=1e-3)
+
+
+def test_waves_are_noise_that_is_known_everywhere():
+    bands = Waves.bands(1500, 1500, torch.device("cpu"))
+    assert_close(bands.std((0, 2, 3)), torch.ones(10), rtol=0, atol=0.02)
+    alike = torch.corrcoef(bands.flatten(2)[0]) - torch.eye(10)
+    assert alike.abs().max() < 0.02
+    part = Waves.bands(70, 80, torch.device("cpu"), torch.tensor([1100, 7]))
+    assert_close(part, bands[..., 1100:1170, 7:87])
+    waves = Waves(3)
+    features = torch.rand(2, 3, 70, 80)
+    assert torch.equal(waves(features), features)  # at first
+    nn.init.normal_(waves.weight)
+    added = torch.einsum("cb,bhw->chw", waves.weight[:, :, 0, 0], part[0])
+    assert_close(waves(features, torch.tensor([1100, 7])), features + added)
 
 
 def test_a_norm_that_shares_parameters_has_them_all():

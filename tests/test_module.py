@@ -84,6 +84,19 @@ def test_training_lowers_the_loss_and_counts_images(module):
     assert module._judged(batch)[1]["total"].item() < 0.5 * before
 
 
+def test_each_step_lies_elsewhere_in_the_waves_and_a_resumed_one_where_it_did(module, monkeypatch):
+    places = []
+    stylize = module.net.stylize_divisible
+    monkeypatch.setattr(
+        module.net, "stylize_divisible", lambda content, place: (places.append(place.tolist()), stylize(content))[1]
+    )
+    fit(module, photos(3))
+    module.images_seen = 2
+    fit(module, photos(1))
+    assert len({tuple(place) for place in places}) == 3
+    assert places[3] == places[1]
+
+
 def test_a_bad_step_does_not_poison_the_weights(module, monkeypatch):
     judged, steps = module._judged, []
 

@@ -69,8 +69,8 @@ def test_tiles_are_the_network_on_the_whole(width, depth, margin, size, tile):
 
 
 @pytest.mark.parametrize("size", [(150, 260), (600, 700)])
-def test_tiles_of_sized_networks_know_the_whole_size(size):
-    engine = EagerEngine(grown(TransformerNet(8, 1, margin=8, sized=True)), None, "cpu", "float32")
+def test_tiles_of_sized_networks_with_waves_know_the_whole_size_and_their_place(size):
+    engine = EagerEngine(grown(TransformerNet(8, 1, margin=8, sized=True, waves=True)), None, "cpu", "float32")
     pixels = noise(*size)
     whole = engine(to_content(pixels))
     assert difference(engine.stylize_tiled(pixels, 128), whole) < 0.1
@@ -126,14 +126,16 @@ def test_bfloat16_is_as_close_to_the_whole_as_rounding_lets_it():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_fast_is_exact_where_the_thumbnail_is_the_picture(precision):
-    engine, pixels = EagerEngine(TransformerNet(8, 2, margin=8), None, "cpu", precision), noise(300, 333)
+    net, pixels = grown(TransformerNet(8, 2, margin=8, waves=True)), noise(300, 333)
+    engine = EagerEngine(net, None, "cpu", precision)
     exact, fast = (engine.stylize_tiled(pixels, 128, exact) for exact in (True, False))
     assert difference(fast, to_content(exact)) < (0.05 if precision == "float32" else 4)
 
 
 def test_fast_is_seamless_with_a_thumbnails_statistics(monkeypatch):
     monkeypatch.setattr(tiling, "THUMBNAIL", 100)
-    engine, pixels = EagerEngine(TransformerNet(8, 2, margin=8), None, "cpu", "float32"), noise(300, 333)
+    net, pixels = grown(TransformerNet(8, 2, margin=8, waves=True)), noise(300, 333)
+    engine = EagerEngine(net, None, "cpu", "float32")
     in_tiles, at_once = (engine.stylize_tiled(pixels, tile, exact=False) for tile in (128, 512))
     assert difference(in_tiles, to_content(at_once)) < 0.05
     assert difference(in_tiles, engine(to_content(pixels))) > 1

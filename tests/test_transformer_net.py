@@ -15,6 +15,7 @@ from impasto.models.transformer_net import TransformerNet
 def test_has_the_papers_parameters():
     assert sum(parameter.numel() for parameter in TransformerNet().parameters()) == 1_679_235
     assert sum(parameter.numel() for parameter in TransformerNet(sized=True).parameters()) == 1_679_235 + 3200
+    assert sum(parameter.numel() for parameter in TransformerNet(waves=True).parameters()) == 1_679_235 + 1280
 
 
 def test_width_and_depth_scale_the_network():
@@ -45,6 +46,20 @@ def test_sizes_count_for_sized_networks_alone():
     assert (sized(small) - plain(small)).abs().mean() > 0.01
     sized.learn_growth(False)
     assert [name for name, each in sized.named_parameters() if each.requires_grad] == [*plain.state_dict()]
+
+
+def test_waves_tell_places_of_an_even_area_apart():
+    plain, net = TransformerNet(2, 1).eval(), TransformerNet(2, 1, waves=True).eval()
+    assert net.arguments == {**plain.arguments, "waves": True}
+    assert net.load_state_dict(plain.state_dict(), strict=False).missing_keys == ["waves.weight"]
+    photo, grey = torch.rand(1, 3, 50, 61), torch.full((1, 3, 128, 128), 0.5)
+    assert torch.equal(net(photo), plain(photo))  # zero at first
+    assert plain(grey).std((2, 3)).max() < 1e-3
+    nn.init.normal_(net.waves.weight)
+    assert net(grey).std((2, 3)).min() > 0.02
+    assert torch.equal(net(photo), net(photo))
+    assert torch.equal(net(photo), net(photo, place=torch.tensor([0, 0])))
+    assert (net(photo) - net(photo, place=torch.tensor([0, 7]))).abs().mean() > 0.01
 
 
 SMALL = TransformerNet(width=2, depth=1).eval()

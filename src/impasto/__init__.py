@@ -17,6 +17,7 @@ Differences from the paper:
 - instance norm (Ulyanov et al. 2016, arXiv:1607.08022) for batch norm
 - nearest-neighbour upsampling for fractional strides
 - instance norm's weights depend on the picture's size (`model.sized`): large photos are smoother, pixel for pixel
+- noise beside the photo, waves of the place (`model.waves`): without, large even areas are painted flat
 - reflection padding in every layer, and of 8 px around the photo that are cut off (`model.margin`)
 - a term against patterns that repeat with the upsampling's grid of 4 px
 - gradients back from pure black and white, where tanh has none

@@ -71,7 +71,14 @@ def _least_record(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     depth = len({name.split(".")[1] for name in tensors if name.startswith("residual.")})
     log.warning("%r has no record: taken for a network of width %d and depth %d", str(path), width, depth)
     sized = any(name.endswith(GROWTH) for name in tensors)
-    architecture = {"name": TransformerNet.__name__, "width": width, "depth": depth, "margin": MARGIN, "sized": sized}
+    architecture = {
+        "name": TransformerNet.__name__,
+        "width": width,
+        "depth": depth,
+        "margin": MARGIN,
+        "sized": sized,
+        "waves": "waves.weight" in tensors,
+    }
     return {"format": FORMAT, "architecture": architecture, "style": {"name": path.stem}}
 
 

@@ -50,5 +50,5 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
 
 
 def _layers(net: TransformerNet) -> dict[str, Any]:
-    """The arguments that weights depend on; what sizes make of norms may be missing, or is left out."""
-    return {key: value for key, value in net.arguments.items() if key not in ("margin", "sized")}
+    """The arguments that weights depend on; what sizes make of norms, and waves, may be missing, or are left out."""
+    return {key: value for key, value in net.arguments.items() if key not in ("margin", "sized", "waves")}

@@ -4,12 +4,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from impasto.losses.objective import Objective
 from impasto.models.transformer_net import TransformerNet
 from impasto.schedule import Schedule
+
+FAR = 10_000  # places of the waves, down and across, where training happens: 156 of the longest
 
 
 class StyleTransferModule(pl.LightningModule):
@@ -41,10 +43,13 @@ class StyleTransferModule(pl.LightningModule):
         return {"name": type(self.net).__name__, **self.net.arguments}
 
     def forward(
-        self, content: Float[Tensor, "batch 3 height width"], interior: bool = False
+        self,
+        content: Float[Tensor, "batch 3 height width"],
+        interior: bool = False,
+        place: Int[Tensor, "2"] | None = None,
     ) -> Float[Tensor, "batch 3 new_height new_width"]:
-        """The stylized batch, or its `interior`."""
-        stylized: Tensor = self.net(content, interior)
+        """The stylized batch, or its `interior`, at a `place` of the network's waves."""
+        stylized: Tensor = self.net(content, interior, place)
         return stylized
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
@@ -54,7 +59,9 @@ class StyleTransferModule(pl.LightningModule):
 
     def training_step(self, content: Tensor, batch_idx: int) -> Float[Tensor, ""]:
         """The weighted total; every term goes to the log."""
-        stylized, terms = self._judged(content, interior=True)
+        # elsewhere each time, in units of 4 px; known from the images seen, as a resumed run is to be the same
+        place = torch.randint(FAR, (2,), generator=torch.Generator().manual_seed(self.images_seen))
+        stylized, terms = self._judged(content, interior=True, place=place.to(content.device, non_blocking=True))
         self.images_seen += len(content) * self.trainer.world_size
         self._log("train", self._over_ranks(terms), batch_size=len(content))
         detached = stylized.detach()
@@ -107,8 +114,10 @@ class StyleTransferModule(pl.LightningModule):
         self.images_seen = checkpoint["impasto"]["images_seen"]
         self.validated_at = checkpoint.get("validated_at", self.images_seen)
 
-    def _judged(self, content: Tensor, interior: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        stylized = self(content, interior)
+    def _judged(
+        self, content: Tensor, interior: bool = False, place: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        stylized = self(content, interior, place)
         seen = self.net.inside(content) if interior else content
         return stylized, self.objective(stylized.to(memory_format=torch.channels_last), seen)
 

@@ -65,7 +65,7 @@ class Learner:
         torch.manual_seed(0)
         self.reference, self.device = reference, best_device()
         self.bfloat16 = not reference and precision == "auto" and bfloat16_is_fast(self.device)
-        net = TransformerNet(width, sized=start is not None)
+        net = TransformerNet(width, sized=start is not None, waves=start is not None)
         if start:  # as training takes it
             initialise(str(STYLES / start), net, painting="")  # which only init=auto looks at
             net.learn_growth(False)

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +16,10 @@ from impasto.models.moments import Moments
 
 GROWTH = "_growth"  # ends the names of what sizes make of weights and biases
 DOUBLINGS = (-1.0, 1.0)  # beyond, weights stay: what 192 to 512 px teach goes too far at 1024 px
+BANDS = 10  # of wavelengths
+WAVES = 8  # in each band
+WAVELENGTHS = (4.0, 64.0)  # pixels of the features
+GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
 class InstanceNorm2d(nn.Module):
@@ -172,6 +176,51 @@ class BlockConv2d(ReflectConv2d):
         assert self.bias is not None
         blocks = F.conv2d(_reflected(features, self.border), kernels, self.bias.repeat_interleave(4), stride=2)
         return F.pixel_shuffle(blocks, 2)
+
+
+class Waves(nn.Module):
+    """Features and, mixed for each channel, `BANDS` of waves that depend on nothing but the place.
+
+    To convolutions, all places of an even area are alike: without, they paint a logo or a white sky flat.
+    A band is the sum of `WAVES` plane waves, sin(2π (x cos a + y sin a) / wavelength + phase), of all directions and of
+    unit variance: smooth noise that is known everywhere, in a tile as in the whole. The weights are zero at first.
+
+    Source: of noise as input, Ulyanov et al. 2016 (arXiv:1603.03417); of noise as a sum of waves, Shinozuka 1971,
+    "Simulation of Multivariate and Multidimensional Random Processes".
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, BANDS, 1, 1))
+
+    def forward(
+        self, features: Float[Tensor, "batch channels height width"], place: Int[Tensor, "2"] | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Keeps the shape; `place` is the row and column of the first pixel."""
+        bands = self.bands(features.shape[2], features.shape[3], features.device, place)
+        return features + F.conv2d(bands, self.weight)
+
+    @staticmethod
+    def bands(
+        height: int | torch.SymInt,
+        width: int | torch.SymInt,
+        device: torch.device,
+        place: Int[Tensor, "2"] | None = None,
+    ) -> Float[Tensor, "1 bands height width"]:
+        """The waves at the pixels from `place` on."""
+        numbers = torch.arange(BANDS * WAVES, dtype=torch.float32, device=device)
+        shortest, longest = WAVELENGTHS
+        lengths = shortest * (longest / shortest) ** (numbers / (BANDS * WAVES - 1))
+        directions, phases = GOLDEN_ANGLE * numbers, GOLDEN_ANGLE * numbers**2  # each unlike all others
+        y, x = (torch.arange(size, device=device) for size in (height, width))
+        if place is not None:
+            y, x = y + place[0], x + place[1]
+        down = 2 * math.pi * y * (directions.sin() / lengths)[:, None] + phases[:, None]
+        across = 2 * math.pi * x * (directions.cos() / lengths)[:, None]
+        # sin(a + b) = sin a cos b + cos a sin b: of all pixels, a product of matrices
+        rows = torch.stack([down.sin(), down.cos()], 1).reshape(BANDS, 2 * WAVES, -1)
+        columns = torch.stack([across.cos(), across.sin()], 1).reshape(BANDS, 2 * WAVES, -1)
+        return (rows.transpose(1, 2) @ columns * math.sqrt(2 / WAVES))[None]
 
 
 def _reflected(features: Tensor, border: int) -> Tensor:

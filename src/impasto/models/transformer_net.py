@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto.errors import UserError
-from impasto.models.layers import GROWTH, BlockConv2d, InstanceNorm2d, ReflectConv2d, UpsampleConv2d
+from impasto.models.layers import GROWTH, BlockConv2d, InstanceNorm2d, ReflectConv2d, UpsampleConv2d, Waves
 
 
 class ConvNorm(nn.Module):
@@ -68,6 +68,7 @@ class TransformerNet(nn.Module):
     `margin`, px, is how much more is stylized on each side, by reflection, and cut off: trained on a photo's very end,
     networks paint spots and stripes there, which please VGG's padding. So they learn from its `interior` alone.
     `sized` has the norms depend on a picture's size: large photos are smoother, pixel for pixel.
+    `waves` tell places of an even area apart, before the residual blocks.
 
     Differs from the paper: instance for batch norm; nearest-neighbour upsampling for fractional
     strides; reflection padding in every layer, besides the margin, for 40 px once, so blocks keep their size; in
@@ -78,7 +79,13 @@ class TransformerNet(nn.Module):
     minimum = 16  # px, to which smaller ones are extended; the layers themselves take 8
 
     def __init__(
-        self, width: int = 32, depth: int = 5, output: str = "tanh", margin: int = 0, sized: bool = False
+        self,
+        width: int = 32,
+        depth: int = 5,
+        output: str = "tanh",
+        margin: int = 0,
+        sized: bool = False,
+        waves: bool = False,
     ) -> None:
         super().__init__()
         if width < 1 or depth < 0:
@@ -87,8 +94,9 @@ class TransformerNet(nn.Module):
             raise UserError(f"model.output={output} should be tanh or clamp")
         if not 0 <= margin <= LARGEST_MARGIN:
             raise UserError(f"model.margin={margin} should be in 0…{LARGEST_MARGIN} px")
-        if not isinstance(sized, bool):
-            raise UserError(f"model.sized={sized} should be true or false")
+        for name, flag in (("sized", sized), ("waves", waves)):
+            if not isinstance(flag, bool):
+                raise UserError(f"model.{name}={flag} should be true or false")
         self.arguments: dict[str, int | str] = {"width": width, "depth": depth}
         if output != "tanh":  # unsaid in files from before there was a choice
             self.arguments["output"] = output
@@ -96,6 +104,8 @@ class TransformerNet(nn.Module):
             self.arguments["margin"] = margin
         if sized:
             self.arguments["sized"] = sized
+        if waves:
+            self.arguments["waves"] = waves
         self.output, self.margin = output, margin
         full, half, quarter = (SIZED_FROM // stride if sized else None for stride in (1, 2, 4))
         self.encoder = nn.Sequential(
@@ -103,6 +113,7 @@ class TransformerNet(nn.Module):
             ConvNorm(ReflectConv2d(width, 2 * width, 3, stride=2), side=half),
             ConvNorm(ReflectConv2d(2 * width, 4 * width, 3, stride=2), side=quarter),
         )
+        self.waves = Waves(4 * width) if waves else None
         self.residual = nn.Sequential(*(ResidualBlock(4 * width, quarter) for _ in range(depth)))
         self.decoder = nn.Sequential(
             ConvNorm(UpsampleConv2d(4 * width, 2 * width), side=half),
@@ -117,41 +128,48 @@ class TransformerNet(nn.Module):
                 parameter.requires_grad_(learn)
 
     def forward(
-        self, content: Float[Tensor, "batch 3 height width"], interior: bool = False
+        self,
+        content: Float[Tensor, "batch 3 height width"],
+        interior: bool = False,
+        place: Int[Tensor, "2"] | None = None,
     ) -> Float[Tensor, "batch 3 new_height new_width"]:
         """Stylize a batch; any height and width from 1 px on.
 
         Of the `interior` the photo itself is the margin: the result is smaller by it on each side.
+        `place` is where in the waves the batch lies, row and column in units of `multiple` px; (0, 0) if not given.
         """
         if interior:
-            return self.inside(self._with_reflection(content, 0))
-        return self._with_reflection(content, self.margin)
+            return self.inside(self._with_reflection(content, 0, place))
+        return self._with_reflection(content, self.margin, place)
 
     def inside(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 new_height new_width"]:
         """A photo's, or its picture's, `interior`: what is left without the margin on each side."""
         height, width = image.shape[-2:]
         return image[..., self.margin : height - self.margin, self.margin : width - self.margin]
 
-    def _with_reflection(self, content: Tensor, margin: int) -> Tensor:
+    def _with_reflection(self, content: Tensor, margin: int, place: Tensor | None) -> Tensor:
         height, width = content.shape[-2:]
         if not torch.compiler.is_exporting():  # when one does not ask: the answer would hold for all sizes
             below, right = (int(self._extended(size, margin)) - size - margin for size in (height, width))
             if max(margin, below) < height and max(margin, right) < width:  # in the memory format that content has
                 if margin or below or right:
                     content = F.pad(content, (margin, right, margin, below), mode="reflect")
-                return self.stylize_divisible(content)[..., margin : margin + height, margin : margin + width]
+                return self.stylize_divisible(content, place)[..., margin : margin + height, margin : margin + width]
         device = content.device
         rows, columns = (self.reflection(size, margin, device) for size in (height, width))
-        stylized = self.stylize_divisible(content.index_select(2, rows).index_select(3, columns))
+        stylized = self.stylize_divisible(content.index_select(2, rows).index_select(3, columns), place)
         # indexed, not sliced: torch.export would make it an error that all of a picture is taken
         rows, columns = (torch.arange(size, device=device) + margin for size in (height, width))
         return stylized.index_select(2, rows).index_select(3, columns)
 
     def stylize_divisible(
-        self, content: Float[Tensor, "batch 3 height width"]
+        self, content: Float[Tensor, "batch 3 height width"], place: Int[Tensor, "2"] | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
         """Stylize a batch whose sides are multiples of `multiple`, and at least `minimum`."""
-        return self.to_rgb(self.decoder(self.residual(self.encoder(content))))
+        features = self.encoder(content)
+        if self.waves is not None:
+            features = self.waves(features, place)
+        return self.to_rgb(self.decoder(self.residual(features)))
 
     def to_rgb(self, features: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """The decoder's output brought to [0, 1], in float32: bfloat16 has only 128 steps between 0.5 and 1."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import UInt
+from jaxtyping import Int, UInt
 from torch import Tensor, nn
 
 from impasto.errors import UserError
@@ -69,7 +69,7 @@ def _stylize_fast(net: TransformerNet, canvas: Canvas) -> None:
         if isinstance(norm, PictureNorm):
             norm.pixels = round(norm.pixels * larger)  # its size is not the picture's
     (tiles,) = canvas.passes(1)
-    _paint(canvas, canvas, net.stylize_divisible, _reach(net), tiles)
+    _paint(canvas, canvas, lambda content, region: net.stylize_divisible(content, _place(region)), _reach(net), tiles)
 
 
 def _stylize_exactly(net: TransformerNet, canvas: Canvas, dtype: torch.dtype) -> None:
@@ -82,11 +82,15 @@ def _stylize_exactly(net: TransformerNet, canvas: Canvas, dtype: torch.dtype) ->
     last = encoder[-1]
     assert isinstance(last, ConvNorm)
     shape = last.conv.out_channels, canvas.height, canvas.width
-    passes = canvas.passes(len(encoder) + 3 * depth + len(decoder))
+    passes = canvas.passes(len(encoder) + (net.waves is not None) + 3 * depth + len(decoder))
     with open_spools(3 if depth else 1, *shape, dtype, canvas.device) as (stream, *branch):
         for end in range(1, len(encoder)):
             _measure(encoder[:end], canvas, canvas, next(passes))
         _measure(encoder, canvas, canvas, next(passes), stream)
+        if net.waves is not None:
+            for tile in next(passes):
+                stream.write(tile, net.waves(stream.read(tile), _place(tile)))
+            stream.norm = None
         for block in net.residual:
             assert isinstance(block, ResidualBlock)
             first, second = branch
@@ -97,7 +101,7 @@ def _stylize_exactly(net: TransformerNet, canvas: Canvas, dtype: torch.dtype) ->
             stream.norm = None
         for end in range(1, len(decoder)):
             _measure(decoder[:end], canvas, stream, next(passes))
-        _paint(canvas, stream, lambda features: net.to_rgb(decoder(features)), _reach(decoder), next(passes))
+        _paint(canvas, stream, lambda features, _: net.to_rgb(decoder(features)), _reach(decoder), next(passes))
 
 
 def _measure(
@@ -129,14 +133,18 @@ def _measure(
 def _paint(
     canvas: Canvas,
     source: Canvas | Spool,
-    network: Callable[[Tensor], Tensor],
+    network: Callable[[Tensor, Region], Tensor],
     halo: int,
     tiles: Iterator[Region],
 ) -> None:
     """Write the tiles of the stylized picture."""
     for tile in tiles:
         region = canvas.with_halo(tile, halo / source.unit)
-        canvas.write(tile, cropped(network(source.read(region)), region, tile))
+        canvas.write(tile, cropped(network(source.read(region), region), region, tile))
+
+
+def _place(region: Region) -> Int[Tensor, "2"]:
+    return torch.tensor([span.start for span in region])
 
 
 def _reach(layers: nn.Module) -> int:
