@@ -8,6 +8,7 @@ from impasto.assets import PHOTOS, painting
 from impasto.evaluation import artefacts
 from impasto.evaluation.artefacts import (
     Finding,
+    bare,
     border,
     checkerboard,
     flat,
@@ -29,6 +30,12 @@ def scene():
 def sound(image):
     """A filter: the mean of 3×3 pixels, with every other property a network should have."""
     return F.avg_pool2d(F.pad(image, (1, 1, 1, 1), "replicate"), 3, stride=1)
+
+
+def with_strokes(image):
+    """The same, with waves of the place all over."""
+    columns = torch.arange(image.shape[-1]) * (2 * torch.pi / 11)
+    return sound(image) * 0.8 + 0.1 + 0.1 * columns.sin()
 
 
 def gridded(image):
@@ -116,6 +123,7 @@ MEASURES = {
     "border": lambda network, photo, style: border(network, photo),
     "blobs": lambda network, photo, style: flat(network, photo)[0],
     "holes": lambda network, photo, style: flat(network, photo)[1],
+    "bare": lambda network, photo, style: bare(network, style),
     "shift": lambda network, photo, style: shift(network, photo),
     "odd sizes": lambda network, photo, style: odd_sizes(network, photo),
 }
@@ -128,6 +136,7 @@ BROKEN = [
     ("blobs", blobbed),
     ("blobs", blob_in_strokes),
     ("holes", burnt),
+    ("bare", sound),
     ("shift", unsteady),
     ("odd sizes", cropping),
     *((name, not_a_number) for name in MEASURES),
@@ -135,7 +144,7 @@ BROKEN = [
 
 
 def test_a_sound_network_passes(scene):
-    findings = artefacts.artefacts(lambda image: sound(image) * 0.9 + 0.05, *scene)
+    findings = artefacts.artefacts(with_strokes, *scene)
     assert [finding.name for finding in findings] == list(MEASURES)
     assert all(finding.passed for finding in findings), findings
 
@@ -150,6 +159,12 @@ def test_a_broken_network_fails_where_it_is_broken(scene, name, network):
 def test_strokes_along_an_edge_are_no_blobs(scene):
     strokes = flat(stroked, scene[0])[0]  # of twice the limit
     assert strokes.passed, strokes
+
+
+def test_even_areas_have_all_the_strokes_of_an_even_painting(scene):
+    assert bare(sound, torch.rand(1, 3, 64, 64) * 0.001).value == pytest.approx(1)
+    waves = with_strokes(torch.full((1, 3, 320, 320), 0.5))
+    assert bare(with_strokes, waves).value == pytest.approx(0, abs=0.01)
 
 
 def test_stars_among_strokes_are_no_blobs(scene):

@@ -22,6 +22,7 @@ BORDER = 3.0  # times the change that another crop makes inside the picture
 BLOBS = 0.25  # of the range [0, 1]
 STROKES = 3.0  # times the change of the strongest tenth: as far as strokes stand out, in paintings, too
 HOLES = 0.5  # share of pixels
+BARE = 0.5  # of the contrast in the painting's quietest quarter
 SHIFT = 0.95  # of the change that shifting the result would make
 BAND = 16  # px, left out at the edges
 MARGIN = 64  # px, by which the larger crop is larger
@@ -51,6 +52,7 @@ def artefacts(network: Network, photo: Image, painting: Image) -> list[Finding]:
         checkerboard(network, photo, painting),
         border(network, photo),
         *flat(network, photo),
+        bare(network, painting),
         shift(network, photo),
         odd_sizes(network, photo),
     ]
@@ -109,6 +111,21 @@ def flat(network: Network, photo: Image) -> list[Finding]:
     ]
 
 
+def bare(network: Network, painting: Image) -> Finding:
+    """What large even areas, a black and a white one side by side, lack of the strokes that the painting's have.
+
+    Strokes are the luminance's standard deviation in blocks of `BLOCK` px: their median, of the barer area, against
+    the painting's lower quartile.
+    """
+    content, middle = torch.zeros(1, 3, FLAT, FLAT), FLAT // 2
+    content[..., middle:] = 1
+    stylized = network(content)[..., 2 * BAND : -2 * BAND, :]
+    areas = (side[..., 2 * BAND : -2 * BAND] for side in stylized.split(middle, dim=3))
+    strokes = torch.stack([_contrast(area).median() for area in areas]).min()
+    value = 1 - float(strokes / _contrast(painting).quantile(0.25))
+    return Finding("bare", value, BARE, "strokes that even areas lack, of those in the painting's quietest quarter")
+
+
 def shift(network: Network, photo: Image) -> Finding:
     """Change of the result when the photo moves by one pixel, against that of moving the result itself.
 
@@ -135,6 +152,13 @@ def odd_sizes(network: Network, photo: Image) -> Finding:
 def luminance(image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 height width"]:
     """Y of ITU-R BT.601 from RGB."""
     return torch.einsum("bchw,c->bhw", image, image.new_tensor([0.299, 0.587, 0.114]))[:, None]
+
+
+def _contrast(image: Image) -> Tensor:
+    """Standard deviation of the luminance in each block, flat."""
+    grey = luminance(image)
+    variance = F.avg_pool2d(grey**2, BLOCK) - F.avg_pool2d(grey, BLOCK) ** 2
+    return variance.clamp(min=0).sqrt().flatten()
 
 
 def _amplitude(image: Image) -> float:
