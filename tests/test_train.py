@@ -90,7 +90,7 @@ def test_the_loss_falls_and_every_term_is_logged(great_wave):
 def test_the_inference_file_says_where_it_comes_from(great_wave):
     run_dir, _ = great_wave
     net, metadata = load_network(run_dir / "great_wave.safetensors")
-    assert sum(parameter.numel() for parameter in net.parameters()) == 1_679_235 + 3200 + 1280
+    assert sum(parameter.numel() for parameter in net.parameters()) == 1_679_235 + 3200 + 768
     assert net.waves.weight.any()
     assert not any(tensor.any() for name, tensor in net.state_dict().items() if name.endswith("_growth"))
     assert metadata["style"]["title"] == "The Great Wave off Kanagawa"

@@ -15,7 +15,7 @@ from impasto.models.transformer_net import TransformerNet
 def test_has_the_papers_parameters():
     assert sum(parameter.numel() for parameter in TransformerNet().parameters()) == 1_679_235
     assert sum(parameter.numel() for parameter in TransformerNet(sized=True).parameters()) == 1_679_235 + 3200
-    assert sum(parameter.numel() for parameter in TransformerNet(waves=True).parameters()) == 1_679_235 + 1280
+    assert sum(parameter.numel() for parameter in TransformerNet(waves=True).parameters()) == 1_679_235 + 768
 
 
 def test_width_and_depth_scale_the_network():

@@ -11,7 +11,7 @@ from impasto.losses.objective import Objective
 from impasto.models.transformer_net import TransformerNet
 from impasto.schedule import Schedule
 
-FAR = 10_000  # places of the waves, down and across, where training happens: 156 of the longest
+FAR = 10_000  # places of the waves, down and across, where training happens: 490 of the longest
 
 
 class StyleTransferModule(pl.LightningModule):

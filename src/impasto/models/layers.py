@@ -16,9 +16,10 @@ from impasto.models.moments import Moments
 
 GROWTH = "_growth"  # ends the names of what sizes make of weights and biases
 DOUBLINGS = (-1.0, 1.0)  # beyond, weights stay: what 192 to 512 px teach goes too far at 1024 px
-BANDS = 10  # of wavelengths
+BANDS = 6  # of wavelengths
 WAVES = 8  # in each band
-WAVELENGTHS = (4.0, 64.0)  # pixels of the features
+SHORTEST = 4.0  # wave, pixels of the features, which has the longest at 20: still longer ones tint whole areas
+OCTAVE = 20  # waves to twice the length
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
@@ -209,8 +210,7 @@ class Waves(nn.Module):
     ) -> Float[Tensor, "1 bands height width"]:
         """The waves at the pixels from `place` on."""
         numbers = torch.arange(BANDS * WAVES, dtype=torch.float32, device=device)
-        shortest, longest = WAVELENGTHS
-        lengths = shortest * (longest / shortest) ** (numbers / (BANDS * WAVES - 1))
+        lengths = SHORTEST * 2 ** (numbers / OCTAVE)
         directions, phases = GOLDEN_ANGLE * numbers, GOLDEN_ANGLE * numbers**2  # each unlike all others
         y, x = (torch.arange(size, device=device) for size in (height, width))
         if place is not None:
