@@ -270,7 +270,7 @@ def test_a_pass_takes_the_memory_that_is_said(precision):
 import re, numpy as np
 from impasto.engines.eager import EagerEngine
 from impasto.models.transformer_net import TransformerNet
-engine = EagerEngine(TransformerNet(16, 0), None, "cpu", "{precision}")
+engine = EagerEngine(TransformerNet(16, 0, waves=True), None, "cpu", "{precision}")
 engine(np.zeros((1, 3, 16, 16), np.float32))
 def peak(): return int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 before = peak()

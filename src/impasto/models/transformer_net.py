@@ -68,7 +68,7 @@ class TransformerNet(nn.Module):
     `margin`, px, is how much more is stylized on each side, by reflection, and cut off: trained on a photo's very end,
     networks paint spots and stripes there, which please VGG's padding. So they learn from its `interior` alone.
     `sized` has the norms depend on a picture's size: large photos are smoother, pixel for pixel.
-    `waves` tell places of an even area apart, before the residual blocks.
+    `waves`, added before the residual blocks, tell the places of an even area apart.
 
     Differs from the paper: instance for batch norm; nearest-neighbour upsampling for fractional
     strides; reflection padding in every layer, besides the margin, for 40 px once, so blocks keep their size; in
