@@ -120,7 +120,7 @@ def bare(network: Network, painting: Image) -> Finding:
     content, middle = torch.zeros(1, 3, FLAT, FLAT), FLAT // 2
     content[..., middle:] = 1
     stylized = network(content)[..., 2 * BAND : -2 * BAND, :]
-    areas = (side[..., 2 * BAND : -2 * BAND] for side in stylized.split(middle, dim=3))
+    areas = (side[..., 2 * BAND : -2 * BAND] for side in torch.split(stylized, middle, dim=3))
     strokes = torch.stack([_contrast(area).median() for area in areas]).min()
     value = 1 - float(strokes / _contrast(painting).quantile(0.25))
     return Finding("bare", value, BARE, "strokes that even areas lack, of those in the painting's quietest quarter")
