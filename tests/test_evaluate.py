@@ -67,7 +67,7 @@ def test_a_report_has_everything(run, recorded):
     assert scores["terms"]["style/relu1_1"].keys() == {"identity", "network", "optimizer"}
     assert scores["terms"]["content"]["identity"] == 0
     assert scores["similarity"].keys() == {"ssim", "photos", "short side", "lpips"}
-    assert len(scores["artefacts"]) == 6
+    assert len(scores["artefacts"]) == 7
     assert all(finding["value"] <= finding["worst"] for finding in scores["artefacts"])
     assert [line["size"] for line in card["speed"]] == [96, 644]
     assert all(line["ms"] > 0 and line["peak MB"] > 50 for line in card["speed"])

@@ -211,17 +211,17 @@ def test_a_collapsed_network_is_noticed(module, monkeypatch, caplog):
     assert guard.times == 0
     forward = module.forward
     same = torch.rand(1, 3, 32, 32)
-    monkeypatch.setattr(module, "forward", lambda content, _: same.expand_as(content))
+    monkeypatch.setattr(module, "forward", lambda content, *_: same.expand_as(content))
     judge.validate(module, loader, verbose=False)
     assert "the validation pictures are all the same at 0 images" in caplog.text
     monkeypatch.setattr(module, "forward", forward)
     judge.validate(module, loader, verbose=False)
     assert guard.times == 0  # once is no collapse
-    monkeypatch.setattr(module, "forward", lambda content, _: content.mean((2, 3), keepdim=True).expand_as(content))
+    monkeypatch.setattr(module, "forward", lambda content, *_: content.mean((2, 3), keepdim=True).expand_as(content))
     judge.validate(module, loader, verbose=False)
     with pytest.raises(UserError, match="the validation pictures are constant at 0 images.*, twice running: lower"):
         judge.validate(module, loader, verbose=False)
-    monkeypatch.setattr(module, "forward", lambda content, _: content * float("nan"))
+    monkeypatch.setattr(module, "forward", lambda content, *_: content * float("nan"))
     with pytest.raises(UserError, match="the validation pictures are not finite at 0 images"):
         judge.validate(module, loader, verbose=False)
     patient = Collapse("warn")
