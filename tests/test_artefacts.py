@@ -74,6 +74,13 @@ def blobbed(image):
     return stylized
 
 
+def with_a_large_blob(image):
+    """One of a tenth of a flat patch, dark among waves."""
+    stylized = with_strokes(image).clone()
+    stylized[..., 100:156, 100:156] *= 0.3
+    return stylized
+
+
 def stroked(image):
     """Bright strokes that reach 40 px from any edge into what is flat."""
     contrast = (F.max_pool2d(image, 3, stride=1, padding=1) + F.max_pool2d(-image, 3, stride=1, padding=1)).amax(1)
@@ -134,6 +141,7 @@ BROKEN = [
     ("border", dotted_edge),
     ("border", dotted_side),
     ("blobs", blobbed),
+    ("blobs", with_a_large_blob),
     ("blobs", blob_in_strokes),
     ("holes", burnt),
     ("bare", sound),

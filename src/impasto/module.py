@@ -8,10 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from impasto.losses.objective import Objective
+from impasto.models.layers import Waves
 from impasto.models.transformer_net import TransformerNet
 from impasto.schedule import Schedule
-
-FAR = 10_000  # places of the waves, down and across, where training happens: 490 of the longest
 
 
 class StyleTransferModule(pl.LightningModule):
@@ -59,8 +58,7 @@ class StyleTransferModule(pl.LightningModule):
 
     def training_step(self, content: Tensor, batch_idx: int) -> Float[Tensor, ""]:
         """The weighted total; every term goes to the log."""
-        # elsewhere each time, in units of 4 px; known from the images seen, as a resumed run is to be the same
-        place = torch.randint(FAR, (2,), generator=torch.Generator().manual_seed(self.images_seen))
+        place = Waves.place(self.images_seen)
         stylized, terms = self._judged(content, interior=True, place=place.to(content.device, non_blocking=True))
         self.images_seen += len(content) * self.trainer.world_size
         self._log("train", self._over_ranks(terms), batch_size=len(content))

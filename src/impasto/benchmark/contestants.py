@@ -24,6 +24,7 @@ from impasto.hardware import bfloat16_is_fast
 from impasto.image import find_images, read_image
 from impasto.initialisation import initialise
 from impasto.losses.perceptual import LossWeights, PerceptualLoss
+from impasto.models.layers import Waves
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import VGG19Features
 from impasto.schedule import Schedule
@@ -88,13 +89,14 @@ class Learner:
         self.net.to(self.device)
         self.loss.to(self.device)
         self.optimizer = torch.optim.Adam(self.net.parameters())
+        self.images_seen = 0
 
-    def total(self, content: Tensor) -> Tensor:
-        """The weighted loss of the stylized content."""
+    def total(self, content: Tensor, place: Tensor | None = None) -> Tensor:
+        """The weighted loss of the stylized content, ours at a `place` of the network's waves."""
         if self.reference:
             return self.loss(self.net(content), content)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
-            terms = self.loss(self.net(content).to(memory_format=torch.channels_last), content)
+            terms = self.loss(self.net(content, place=place).to(memory_format=torch.channels_last), content)
         return self.weights.total(terms)
 
     def step(self, crops: Tensor, learning_rate: float = 1e-3) -> Tensor:
@@ -104,7 +106,8 @@ class Learner:
             content = content.to(memory_format=torch.channels_last)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        total = self.total(content)
+        total = self.total(content, Waves.place(self.images_seen).to(self.device))
+        self.images_seen += len(crops)
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if torch.nn.utils.clip_grad_norm_(self.net.parameters(), float("inf")).isfinite():

@@ -20,7 +20,7 @@ CHECKERBOARD = 3.0  # times the amplitude of the painting or the photo, whicheve
 UNSEEN = 0.5  # 8-bit levels: a pattern that no eye sees
 BORDER = 3.0  # times the change that another crop makes inside the picture
 BLOBS = 0.25  # of the range [0, 1]
-STROKES = 3.0  # times the change of the strongest tenth: as far as strokes stand out, in paintings, too
+STROKES = 3.0  # times the change of the strongest quarter: as far as strokes stand out, in paintings, too
 HOLES = 0.5  # share of pixels
 BARE = 0.5  # of the contrast in the painting's quietest quarter
 SHIFT = 0.95  # of the change that shifting the result would make
@@ -91,10 +91,10 @@ def border(network: Network, photo: Image) -> Finding:
 def flat(network: Network, photo: Image) -> list[Finding]:
     """Blobs and holes where there is no content: white, black, grey, a gradient; alone, and as a patch in the photo.
 
-    Alone, strokes may be all over, in full contrast: there a blob is what stands out from the strongest tenth of them.
+    Strokes may be all over, in full contrast: a blob is what stands out from the strongest quarter of them.
     """
     blobs, holes = [], []
-    for content, area, alone in _flat_contents(photo):
+    for content, area in _flat_contents(photo):
         stylized = network(content)[..., area, area]
         blocks = F.avg_pool2d(stylized, BLOCK)
         # strokes along an edge fill its row or column, a gradient goes along the rows: only a blob stands out from all
@@ -102,11 +102,11 @@ def flat(network: Network, photo: Image) -> list[Finding]:
         both = row + column - row.median(2, keepdim=True).values
         changes = torch.stack([(blocks - expected).abs().amax(1) for expected in (column, row, both)])
         change = changes.amin(0).flatten()
-        blobs.append(change.amax() - (STROKES * change.quantile(0.9) if alone else 0))
+        blobs.append(change.amax() - STROKES * change.quantile(0.75))
         lost = (stylized.amax(1) < 1 / 255) | (stylized.amin(1) > 254 / 255)
         holes.append(torch.where(stylized.isfinite().all(), F.avg_pool2d(lost.float()[None], BLOCK).amax(), torch.nan))
     return [
-        Finding("blobs", float(torch.stack(blobs).max()), BLOBS, "colour in a flat area unlike its row and column"),
+        Finding("blobs", float(torch.stack(blobs).max()), BLOBS, "colour that stands out from a flat area's strokes"),
         Finding("holes", float(torch.stack(holes).max()), HOLES, "black or white pixels in a flat area's worst block"),
     ]
 
@@ -166,12 +166,12 @@ def _amplitude(image: Image) -> float:
     return 255 * float(grid_pattern(luminance(image)).sqrt())
 
 
-def _flat_contents(photo: Image) -> Iterator[tuple[Image, slice, bool]]:
-    """Flat pictures, the area of each in which nothing should be seen, and whether that is all of it."""
+def _flat_contents(photo: Image) -> Iterator[tuple[Image, slice]]:
+    """Flat pictures, and the area of each in which nothing but strokes should be seen."""
     ramp = torch.linspace(0, 1, FLAT).expand(1, 3, FLAT, FLAT)
     start, stop = FLAT // 8, FLAT - FLAT // 8
     for picture in (torch.zeros_like(ramp), torch.full_like(ramp, 0.5), torch.ones_like(ramp), ramp):
-        yield picture, slice(0, FLAT), True
+        yield picture, slice(0, FLAT)
         patched = photo[..., :FLAT, :FLAT].clone()
         patched[..., start:stop, start:stop] = picture[..., start:stop, start:stop]
-        yield patched, slice(start + BAND, stop - BAND), False
+        yield patched, slice(start + BAND, stop - BAND)

@@ -20,6 +20,7 @@ BANDS = 6  # of wavelengths
 WAVES = 8  # in each band
 SHORTEST = 4.0  # wave, pixels of the features, which has the longest at 20: still longer ones tint whole areas
 OCTAVE = 20  # waves to twice the length
+FAR = 10_000  # places, down and across, where training happens: 490 of the longest wave
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
@@ -200,6 +201,11 @@ class Waves(nn.Module):
         """Keeps the shape; `place` is the row and column of the first pixel."""
         bands = self.bands(features.shape[2], features.shape[3], features.device, place)
         return features + F.conv2d(bands, self.weight)
+
+    @staticmethod
+    def place(images_seen: int) -> Int[Tensor, "2"]:
+        """Where training's next batch lies: elsewhere each time, yet the same in a run that is resumed."""
+        return torch.randint(FAR, (2,), generator=torch.Generator().manual_seed(images_seen))
 
     @staticmethod
     def bands(
