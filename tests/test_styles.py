@@ -110,8 +110,8 @@ def test_a_shipped_style_paints_and_says_what_it_is(name, vgg):
     assert card["network"] == metadata
     assert {256, 512, 1024} == {line["size"] for line in card["scores"]["worth"]}
     with torch.no_grad():
-        assert bare(net, style).passed == (net.waves is not None)
-    assert len(card["scores"]["artefacts"]) == (6 if net.waves is None else 7)  # older cards lack `bare`
+        assert bare(net, style).passed
+    assert len(card["scores"]["artefacts"]) == 7
     assert all(finding["passed"] for finding in card["scores"]["artefacts"])
     assert f"# {metadata['style']['title']}" in path.with_suffix(".md").read_text()
     assert (STYLES / f"{name}_sheet.jpg").is_file()
