@@ -75,7 +75,7 @@ def blobbed(image):
 
 
 def with_a_large_blob(image):
-    """One of a tenth of a flat patch, dark among waves."""
+    """One of a twelfth of a flat patch, dark among waves."""
     stylized = with_strokes(image).clone()
     stylized[..., 100:156, 100:156] *= 0.3
     return stylized
