@@ -170,9 +170,17 @@ def test_strokes_along_an_edge_are_no_blobs(scene):
 
 
 def test_even_areas_have_all_the_strokes_of_an_even_painting(scene):
-    assert bare(sound, torch.rand(1, 3, 64, 64) * 0.001).value == pytest.approx(1)
+    assert bare(sound, torch.rand(1, 3, 64, 64) * 0.02).value == pytest.approx(1)
     waves = with_strokes(torch.full((1, 3, 320, 320), 0.5))
     assert bare(with_strokes, waves).value == pytest.approx(0, abs=0.01)
+
+
+def test_a_plain_ground_has_no_strokes_to_lack(scene):
+    """A logo on white, or on what a scanner makes of white."""
+    for ground in (torch.ones(1, 3, 64, 64), 1 - torch.rand(1, 3, 64, 64) * 1e-4):
+        ground[..., :16, :16] = scene[1][..., :16, :16]
+        assert bare(sound, ground).value == pytest.approx(0, abs=0.02)
+        assert -1000 < bare(with_strokes, ground).value < 0
 
 
 def test_stars_among_strokes_are_no_blobs(scene):

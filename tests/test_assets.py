@@ -3,7 +3,7 @@ import hashlib
 
 import pytest
 
-from impasto.assets import PAINTINGS, PHOTOS, nearest, painting, provenance
+from impasto.assets import PAINTINGS, PHOTOS, credit, nearest, painting, provenance
 from impasto.errors import UserError
 from impasto.image import read_image
 
@@ -32,6 +32,10 @@ def test_every_painting_has_a_style_and_a_record():
 def test_a_users_painting_is_credited_to_nobody(tmp_path):
     (tmp_path / "starry_night.jpg").write_bytes(b"mine")
     assert set(provenance(tmp_path / "starry_night.jpg")) == {"sha256"}
+
+
+def test_photos_are_credited():
+    assert credit("dandelions.jpg") == "dandelions.jpg: Clemens Engelhardt 2018, CC0 1.0"
 
 
 def test_misspelt_names_get_a_suggestion():

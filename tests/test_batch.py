@@ -264,6 +264,8 @@ def test_default_names_lie_beside_the_input(tmp_path):
     assert default_output(tmp_path / "a b.heic", "night") == tmp_path / "a b_night.png"
     assert default_output(tmp_path / "a.JPG", "night") == tmp_path / "a_night.JPG"
     assert default_output(tmp_path, "night") == tmp_path.parent / f"{tmp_path.name}_night"
+    with pytest.raises(UserError, match=f"input={tmp_path.anchor} has no name to call the results by: say output="):
+        default_output(Path(tmp_path.anchor), "night")
 
 
 def test_a_slash_makes_the_output_a_folder(paint, photos, tmp_path):

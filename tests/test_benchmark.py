@@ -218,8 +218,7 @@ def test_a_start_is_taken_as_training_takes_it():
     assert "margin" not in learner.net.arguments
     assert all(parameter.requires_grad != name.endswith(GROWTH) for name, parameter in learner.net.named_parameters())
     shipped = load_network(STYLES / "great_wave.safetensors")[0].state_dict()
-    started = learner.net.state_dict()
-    assert all(torch.equal(tensor, shipped[name]) for name, tensor in started.items())
+    assert all(torch.equal(tensor, shipped[name]) for name, tensor in learner.net.state_dict().items())
 
 
 def test_a_place_that_cannot_be_written_is_told_of_before_the_work(tmp_path):

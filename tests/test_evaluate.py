@@ -27,7 +27,7 @@ CONFIGS = ROOT / "configs"
 RECORD = ("style", "strength", "loss", "vgg", "content", "seed")
 LINE = {"size": 96, "start": "noise", "least": 7, "median": 7, "most": 7, "limit": 9, "photos": [{}]}
 SCORES = {"worth": [LINE], "skipped": [], "terms": {}, "similarity": {"ssim": 0.5}, "artefacts": [], "machine": {}}
-SCORES |= {"precision": "float32"}
+SCORES |= {"precision": "float32", "compared": []}
 HELD_OUT = ["picos_de_europa.jpg", "dahlia.jpg", "coffee.jpg"]  # of the bundled photos by seed 0, the large ones first
 
 
@@ -77,6 +77,9 @@ def test_a_report_has_everything(run, recorded):
     assert "96 px, from noise: worth" in page
     assert (recorded.parent / "poppies_sheet.jpg").stat().st_size > 5000
     assert "another painting" not in page
+    assert scores["compared"] == ["picos_de_europa.jpg", "dahlia.jpg"]
+    assert card["credits"][0] == "picos_de_europa.jpg: Aitzol Berasategi 2018, CC BY 4.0"
+    assert f"\n\nPhotos: {'; '.join(card['credits'])}.\n\n" in page
     assert f"Skipped: {small}." in page
     assert "Measured at strength 1 and a stroke of 64 px, as the network's record says." in page
     events = EventAccumulator(str(recorded.parent / "poppies_scores")).Reload()
@@ -252,6 +255,17 @@ def test_the_folder_learned_from_is_judged_by_its_held_out_photos(tmp_path, smal
     with pytest.raises(UserError, match="scored"):
         evaluate(CONFIGS, options)
     assert len(scored["content"]) == 11
+
+
+def test_the_photos_that_ship_are_known_in_a_folders_record(recorded, small_net, scored):
+    """Trained with data=folder data.root=…/photos, they are no less learned from."""
+    data = ContentDataModule("mine", PHOTOS, 4, image_size=32, seed=7)
+    _, record = load_network(recorded)
+    record = {key: record[key] for key in ("style", "strength", "loss", "vgg")}
+    save_network(recorded, small_net, {**record, "content": {"folder": data.folder, "held_out": data.held_out()}})
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(recorded)))
+    assert {*scored["content"]} == {*data.validation}
 
 
 def test_a_peers_network_is_scored_as_it_paints(tmp_path, monkeypatch, scored):

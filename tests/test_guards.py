@@ -537,3 +537,9 @@ def test_out_of_memory_names_what_fits(main, monkeypatch, fit, line):
         error.value
     )
     assert asked == [4]
+
+
+def test_a_size_below_the_smallest_takes_a_word_more():
+    """As data.image_size=180 alone would be refused."""
+    line = "data.image_size=180 data.smallest_size=null data.batch_size=1 fits, with 1.0 GB"
+    assert batch_size._instead(Fit(1, 180, 10**9, 2 * 10**9), {"smallest_size": 192}) == line

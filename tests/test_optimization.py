@@ -86,6 +86,7 @@ def test_noise_is_the_same_for_a_seed():
 def test_scales_grow_to_the_size():
     assert coarse_to_fine(512, 1) == [512]
     assert coarse_to_fine(512, 3) == [256, 362, 512]
+    assert coarse_to_fine(512, 3000)[0] == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*getdata")

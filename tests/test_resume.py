@@ -52,6 +52,14 @@ def empty(content: bytearray) -> None:
     content.clear()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_checkpoints_under_a_name_that_torch_cannot_open_are_left_as_they_are(run_dir):
+    moved = run_dir.rename(run_dir.with_name("caf\udce9"))
+    with pytest.raises(UserError, match="cannot be read: its path is not UTF-8"):
+        find("true", moved)
+    assert len(checkpoints(moved)) == 3
+
+
 @pytest.mark.parametrize("damage", [zeroed_page, one_bit, half, empty])
 def test_damaged_checkpoints_are_passed_over_and_set_aside(run_dir, caplog, damage):
     for path in checkpoints(run_dir)[:2]:

@@ -62,7 +62,7 @@ def test_tasks_train_together_in_the_folder_of_the_job(cluster, tmp_path):
     assert process.returncode == 0, said
     assert "trainer.devices=3 has no say: srun started 2 processes on each of 1 nodes" in said
     assert said.count("now paint") == 1
-    assert (tmp_path / "runs" / "slurm-4711" / "great_wave.safetensors").is_file()
+    assert (tmp_path / "runs" / "slurm" / "4711" / "great_wave.safetensors").is_file()
     assert not (tmp_path / "scontrol.log").exists()
 
 
@@ -79,7 +79,7 @@ def test_what_was_preempted_and_nothing_else_is_requeued(cluster, tmp_path, stat
     os.kill(int(srun[0]), signal.SIGTERM)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == status, said
-    words = "train.py trainer=ddp resume=true hydra.run.dir=runs/slurm-4711 style=poppies style.name=two words"
+    words = "train.py trainer=ddp resume=true hydra.run.dir=runs/slurm/4711 style=poppies style.name=two words"
     assert [(tmp_path / f"told{rank}").read_text() for rank in range(2)] == [f"{rank} {words}\n" for rank in range(2)]
     assert "--kill-on-bad-exit=1" in said
     requests = (tmp_path / "scontrol.log").read_text() if (tmp_path / "scontrol.log").exists() else ""

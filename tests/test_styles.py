@@ -38,6 +38,8 @@ def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, smal
     assert find_checkpoints("runs/mine/2026-01-01/") == [find_checkpoint("runs/mine/2026-01-01")]
     with pytest.raises(UserError, match="no checkpoint 'some/file.safetensors'"):
         find_checkpoint("some/file.safetensors")
+    with pytest.raises(UserError, match="'all' are several styles, and this takes one"):
+        find_checkpoint("all")
     with pytest.raises(UserError, match=r"did you mean 'night'\?; known here: mine, night"):
         find_checkpoint("nigth")
 

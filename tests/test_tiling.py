@@ -263,6 +263,17 @@ def test_the_largest_tile_that_fits_is_chosen(monkeypatch, free, size, tile):
     assert room.choose_tile(*size, 32, "float32", CPU) == tile
 
 
+def test_a_picture_as_large_as_the_one_before_needs_no_tiles(monkeypatch):
+    """Though the memory that the process keeps for it is no longer free."""
+    engine = EagerEngine(TransformerNet(4, 0), device="cpu", precision="float32")
+    needed = room.memory_of_pass(300, 400, 4, "float32")
+    monkeypatch.setattr(room, "free_memory", lambda device: int(2.5 * needed) - engine.room.held)
+    for size, tile in (((300, 400), None), ((300, 400), None), ((200, 300), None), ((3000, 4000), 128)):
+        assert engine.choose_tile(*size) == tile
+        if tile is None:
+            engine(np.zeros((1, 3, *size), np.float32))
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells no peak")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_pass_takes_the_memory_that_is_said(precision):

@@ -290,6 +290,7 @@ BAD = [
     (["style=starry_night", "schedule.images=0"], "schedule.images=0 should be at least 1"),
     (["style=starry_night", "style.name=a/b"], "style.name='a/b' should do as a file name"),
     (["style=starry_night", f"style.name={'é' * 122}"], "is too long for a file name: it may have 243 bytes"),
+    (["style=starry_night", "style.name=caf\udce9"], "style.name='caf\\udce9' is not UTF-8: torch cannot open files"),
     (["style=starry_night", "trainer.precision=17"], "trainer.precision=17 is none of auto, 32-true"),
     (["style=starry_night", "trainer.compile=often"], "trainer.compile is auto, true or false, not 'often'"),
     (["style=starry_night", "images=3"], "'images' is unknown"),

@@ -131,9 +131,9 @@ def test_a_margin_is_reflected_and_cut_off(size):
         assert_close(bare(content, interior=True), bare(content))
 
 
-@pytest.mark.parametrize("margin", [-1, 65])
+@pytest.mark.parametrize("margin", [-1, 65, True])
 def test_a_margin_beyond_reason_is_refused(margin):
-    with pytest.raises(UserError, match=f"model.margin={margin} should be in 0…64 px"):
+    with pytest.raises(UserError, match=f"model.margin={margin} should be a whole number in 0…64 px"):
         TransformerNet(4, 1, margin=margin)
 
 

@@ -44,6 +44,8 @@ def _failing_system(error: Exception) -> str | None:
     """What kept the system from reading a file, where that and not the file itself is to blame."""
     if isinstance(error, MemoryError) or is_shortage(error):
         return "it takes more memory than there is"
+    if isinstance(error, UnicodeEncodeError):  # of torch's reader
+        return "its path is not UTF-8"
     if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a look beyond the file's end
         return error.strerror or str(error)
     return one_line(error) if "unable to mmap" in str(error) else None  # which not every file system does

@@ -93,6 +93,8 @@ def export_compiled(
     if not present:
         raise UserError(f"format=pt2 needs a C++ compiler, and there is no {name}: install one, or set CXX")
     eager = EagerEngine(net, device=device, precision=precision)
+    if eager.torch_device.index:
+        raise UserError(f"device={device}: a .pt2 is for the first GPU; CUDA_VISIBLE_DEVICES says which that is")
     record = {
         **metadata,
         "precision": eager.precision,

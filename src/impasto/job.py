@@ -136,9 +136,15 @@ def _split(mask: Picture, feather: float) -> Callable[[Sequence[Picture], Sequen
 
 
 def default_output(source: Path, style: str) -> Path:
-    """A name beside the input: `photo.jpg` → `photo_starry_night.jpg`, a folder → `folder_starry_night`."""
+    """A name beside the input: `photo.jpg` → `photo_starry_night.jpg`, a folder → `folder_starry_night`.
+
+    Raises `UserError` for the root of all folders.
+    """
     if source.is_dir():
-        return source.resolve().with_name(f"{source.resolve().name}_{style}")
+        folder = source.resolve()
+        if not folder.name:
+            raise UserError(f"input={source} has no name to call the results by: say output=")
+        return folder.with_name(f"{folder.name}_{style}")
     return source.with_name(f"{source.stem}_{style}{result_suffix(source, None)}")
 
 

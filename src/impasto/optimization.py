@@ -120,4 +120,4 @@ def memory_shortage(
 
 def coarse_to_fine(size: int, scales: int) -> list[int]:
     """Long sides (px) of `scales` rounds, each √2 times as large as the one before, the last `size`."""
-    return [max(1, round(size / 2 ** (step / 2))) for step in reversed(range(scales))]
+    return [max(1, round(size * 2 ** (-step / 2))) for step in reversed(range(scales))]

@@ -35,6 +35,8 @@ def find_checkpoint(ckpt: str | os.PathLike[str]) -> Path:
     ckpt = os.fspath(ckpt)
     if Path(ckpt).is_file():
         return Path(ckpt)
+    if ckpt == "all":
+        raise UserError("'all' are several styles, and this takes one")
     if (Path(ckpt) / "config.yaml").is_file() and len(ended := list(Path(ckpt).glob("*.safetensors"))) == 1:
         return ended[0]
     shipped = STYLES / f"{ckpt}.safetensors"

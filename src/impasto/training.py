@@ -71,6 +71,9 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         raise UserError(f"style.name={name!r} should do as a file name")
     if len(os.fsencode(name)) > STYLE_BYTES:
         raise UserError(f"style.name={name!r} is too long for a file name: it may have {STYLE_BYTES} bytes")
+    for option, value in (("style.name", name), ("hydra.run.dir", str(run_dir))):
+        if value.encode("utf-8", "ignore").decode() != value:
+            raise UserError(f"{option}={value!r} is not UTF-8: torch cannot open files of that name")
     with StopSignals() as stops, ExitStack() as held:
         there = run_dir.is_dir()
         if there:  # before its checkpoints are looked at

@@ -39,9 +39,19 @@ def painting_of(sha256: str | None) -> Path | None:
     return PAINTINGS / row["file"] if row else None
 
 
+def credit(photo: str) -> str:
+    """File, author and licence of a photo that ships with the package, by its file's name."""
+    row = next(row for row in _manifest(PHOTOS) if row["file"] == photo)
+    return f"{row['file']}: {row['author']}, {row['licence']}"
+
+
 def _record(sha256: str | None) -> dict[str, str] | None:
-    with (PAINTINGS / "MANIFEST.tsv").open(encoding="utf-8") as manifest:
-        return next((row for row in csv.DictReader(manifest, delimiter="\t") if row["sha256"] == sha256), None)
+    return next((row for row in _manifest(PAINTINGS) if row["sha256"] == sha256), None)
+
+
+def _manifest(folder: Path) -> list[dict[str, str]]:
+    with (folder / "MANIFEST.tsv").open(encoding="utf-8") as manifest:
+        return list(csv.DictReader(manifest, delimiter="\t"))
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -47,8 +47,8 @@ def best_device() -> str:
 class Learner:
     """A network, its loss and its optimiser: `reference` in the textbook manner, else as `train.py` does it.
 
-    Both start from the same weights and have the same objective. `compiled` and `precision` (auto, float32) are
-    levers of ours alone.
+    Both have the same objective, and start from the same weights unless ours has a `start`. `compiled` and `precision`
+    (auto, float32) are levers of ours alone.
     """
 
     def __init__(
@@ -101,12 +101,13 @@ class Learner:
 
     def step(self, crops: Tensor, learning_rate: float = 1e-3) -> Tensor:
         """One step on uint8 crops; returns the loss before it."""
-        content = crops.to(self.device).float() / 255
+        content, place = crops.to(self.device).float() / 255, None
         if not self.reference:
             content = content.to(memory_format=torch.channels_last)
+            place = Waves.place(self.images_seen).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        total = self.total(content, Waves.place(self.images_seen).to(self.device))
+        total = self.total(content, place)
         self.images_seen += len(crops)
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -25,6 +25,7 @@ Measure Impasto against a textbook implementation: same weights, same inputs, in
   style_size=320         px, the painting's short side in training
   images=N               of quality's reference; default: 4000
   megapixels=1,4,…       of megapixels, and tile=1024, px, as stylize.py takes it by itself where memory is scarce
+  stylize=PATH           of megapixels, rival and startup, run elsewhere: where stylize.py is
   compiled=true|false    whether torch.compile and AOTInductor take part (minutes); default: true
 
 Contestants run in processes of their own, as the allocator's set-up is part of what is measured.

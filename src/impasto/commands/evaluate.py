@@ -73,7 +73,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
         raise UserError(f"photos={options.photos} should have as many numbers as sizes={options.sizes}")
     cli.check_counts(options, "iterations")
 
-    from impasto.assets import STYLES, provenance
+    from impasto.assets import STYLES, credit, provenance
     from impasto.evaluation.card import check_card, write_card
     from impasto.evaluation.contest import Plan
     from impasto.evaluation.scores import score, speed
@@ -116,6 +116,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
         "objective": {**objective_options, "recorded": recorded, "painting": provenance(painted_as)},
         "iterations": options.iterations,
         "content": "the photos given" if options.content else "photos that its record does not name as learned from",
+        "credits": [] if options.content else [credit(photo) for photo in scores["compared"]],
         "scores": {**scores, "skipped": skipped},
         "speed": timed,
     }
@@ -197,10 +198,16 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
     from impasto.data.photos import split
     from impasto.image import find_images
 
+    learned_from = learned_in_all(metadata)
     if options.content is not None:
-        return _held_out(find_images(options.content), Path(options.content), learned_in_all(metadata))
-    photos = shipped = find_images(PHOTOS)
-    for learned in learned_in_all(metadata):
+        photos = _held_out(find_images(options.content), Path(options.content), learned_from)
+        if not photos:
+            asked = f"content={options.content}"
+            raise UserError(f"the network has learned from all photos in {asked}: say others to judge it by")
+        return photos
+    shipped = find_images(PHOTOS)
+    photos = _held_out(shipped, PHOTOS, learned_from)
+    for learned in learned_from:
         if learned.get("name") == "bundled":
             count, seed = learned.get("validation", 0), learned.get("seed")
             ours = learned.get("photos", 0) + count == len(shipped)  # else it was judged by others
@@ -217,20 +224,15 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
 
 
 def _held_out(photos: list[Path], root: Path, learned_from: list[dict[str, Any]]) -> list[Path]:
-    """Photos of a folder without those that were learned from, where a record is of this very folder.
-
-    Raises `UserError` where all were learned from.
-    """
+    """Photos of a folder without those that were learned from, where a record is of this very folder."""
     from impasto.data.scan import fingerprint, short_key
 
     left, folder = photos, fingerprint(photos, root, times=False)[:16]
     for learned in learned_from:
         if learned.get("folder") == folder:
             left = [photo for photo in left if short_key(photo, root) in learned.get("held_out", [])]
-    if not left:
-        raise UserError(f"the network has learned from all photos in content={root}: say others to judge it by")
-    if len(left) < len(photos):
-        log.info("The network has learned from content=%s: judged by the %d photos that were held out", root, len(left))
+    if 0 < len(left) < len(photos):
+        log.info("The network has learned from %s: judged by the %d photos that were held out", root, len(left))
     return left
 
 

@@ -102,22 +102,26 @@ def _frames(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 def read_frames(source: Path, size: int, count: int) -> "list[Picture]":
     """The first frames of a video or a folder, `size` px on the long side. Raises `UserError`."""
     from impasto.image import find_images
-    from impasto.picture import fitted
+    from impasto.picture import Picture, fitted
     from impasto.picture_files import MEGAPIXELS, read_picture
     from impasto.video.clip import Pictures, open_frames, read_clip
 
     if source.is_dir():
-        pictures = [read_picture(path) for path in find_images(source)[:count]]
+        whole = (read_picture(path) for path in find_images(source)[:count])
     else:
         clip = read_clip(source, MEGAPIXELS)
         upright = Pictures(clip)
-        pictures = [upright(frame) for _, frame, _ in islice(open_frames(clip), count)]
+        whole = (upright(frame) for _, frame, _ in islice(open_frames(clip), count))
+    pictures, sizes = list[Picture](), set[tuple[int, int]]()
+    for picture in whole:  # one at a time: films can have frames of a hundred megabytes
+        sizes.add(picture.size)
+        pictures.append(picture.resized(fitted(*picture.size, size)))
     if len(pictures) < 2:
         raise UserError(f"{str(source)!r} has fewer than two frames")
-    if len(sizes := {picture.size for picture in pictures}) > 1:
+    if len(sizes) > 1:
         raise UserError(f"{str(source)!r} has pictures of {len(sizes)} sizes: frames of a film have one")
     logging.getLogger("impasto").info("%d frames of %s", len(pictures), source)
-    return [picture.resized(fitted(*picture.size, size)) for picture in pictures]
+    return pictures
 
 
 def main() -> None:

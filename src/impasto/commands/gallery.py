@@ -58,9 +58,11 @@ def gallery(words: list[str]) -> None:
     from impasto.stylizer import Stylizer
 
     source = Path(options.input)
-    beside = default_output(source, "gallery")
-    beside = beside.with_name(f"{beside.name}.jpg") if source.is_dir() else beside.with_suffix(".jpg")
-    output = beside if options.output is None else Path(options.output)
+    if options.output is not None:
+        output = Path(options.output)
+    else:
+        beside = default_output(source, "gallery")
+        output = beside.with_name(f"{beside.name}.jpg") if source.is_dir() else beside.with_suffix(".jpg")
     check_writable(output)
     check_not_input(output, find_images(source) if source.is_dir() else [source])
     photos = read_images(source, options.size)

@@ -97,10 +97,10 @@ class ContentDataModule(pl.LightningDataModule):
         if image_size % 4:
             raise UserError(f"data.image_size={image_size} should be a multiple of 4, such as {image_size // 4 * 4}")
         if smallest_size is not None and not (
-            isinstance(smallest_size, int) and 0 < smallest_size <= image_size and smallest_size % STEP == 0
+            isinstance(smallest_size, int) and 0 < smallest_size < image_size and smallest_size % STEP == 0
         ):
             raise UserError(
-                f"data.smallest_size={smallest_size} should be a multiple of {STEP}, up to data.image_size={image_size}"
+                f"data.smallest_size={smallest_size} should be a multiple of {STEP}, below data.image_size={image_size}"
             )
         if pack not in ("auto", True, False):
             raise UserError(f"data.pack is auto, true or false, not {pack!r}")

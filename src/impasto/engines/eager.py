@@ -72,7 +72,8 @@ class EagerEngine:
 
     def choose_tile(self, height: int, width: int) -> int | None:
         """Side of the tiles (px) that the free memory allows; None where the whole fits."""
-        return choose_tile(height, width, int(self.net.arguments["width"]), self.precision, self.torch_device)
+        channels = int(self.net.arguments["width"])
+        return choose_tile(height, width, channels, self.precision, self.torch_device, self.room.held)
 
     def stylize_tiled(
         self, pixels: UInt[np.ndarray, "height width 3"], tile: int, exact: bool = True

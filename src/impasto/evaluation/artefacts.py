@@ -122,7 +122,8 @@ def bare(network: Network, painting: Image) -> Finding:
     stylized = network(content)[..., 2 * BAND : -2 * BAND, :]
     areas = (side[..., 2 * BAND : -2 * BAND] for side in torch.split(stylized, middle, dim=3))
     strokes = torch.stack([_contrast(area).median() for area in areas]).min()
-    value = 1 - float(strokes / _contrast(painting).quantile(0.25))
+    quiet = _contrast(painting).quantile(0.25)
+    value = float((quiet - strokes) / quiet.clamp(min=UNSEEN / 255))  # a plain ground has none, nor need the areas
     return Finding("bare", value, BARE, "strokes that even areas lack, of those in the painting's quietest quarter")
 
 

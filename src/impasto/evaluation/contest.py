@@ -36,6 +36,7 @@ COMPARED = 512  # px: at the largest size up to this the optimiser is run to its
 class Comparison:
     """All terms of a photo (identity), the network's and the optimiser's picture of it; and the three pictures."""
 
+    photo: str
     terms: dict[str, dict[str, float]]
     pictures: tuple[Image.Image, ...]
 
@@ -162,7 +163,8 @@ class Contest:
         if compare and found.picture is not None:
             identity = terms_of(self.objective, photo, photo, self.bfloat16)
             pictures = tuple(map(_image, (photo, stylized, found.picture)))
-            self.compared.append(Comparison({"identity": identity, "network": terms, "optimizer": found.end}, pictures))
+            means = {"identity": identity, "network": terms, "optimizer": found.end}
+            self.compared.append(Comparison(name, means, pictures))
         trace = [float(f"{value:.5g}") for value in found.trace]
         return {"photo": name, "objective": terms["total"], "iterations": found.iterations, "trace": trace}
 

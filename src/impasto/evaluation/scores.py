@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from math import isnan, nan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -17,7 +17,7 @@ from impasto.benchmark.contestants import stylize_pass
 from impasto.benchmark.measure import Contestant, alternate, machine
 from impasto.diagnosis import ALEXNET
 from impasto.errors import UserError
-from impasto.evaluation.artefacts import Finding, artefacts, luminance
+from impasto.evaluation.artefacts import FLAT, Finding, artefacts, luminance
 from impasto.evaluation.contest import COMPARED, Contest, HeldOut, Plan
 from impasto.hardware import takes_bfloat16
 from impasto.losses.objective import Objective
@@ -28,7 +28,7 @@ from impasto.tensors import to_tensor
 log = logging.getLogger("impasto")
 
 SUITE_SIZE = 384  # px, short side of the photos that the artefact suite sees
-SUITE_LEAST = 256  # px, short side: its crops and patches take so many
+SUITE_LEAST = FLAT  # px, short side: its crops and patches take so many
 SSIM_LEAST = 16  # px, short side: its window takes 11
 LPIPS_LEAST = 31  # px: AlexNet's
 ALEXNET_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
@@ -65,6 +65,7 @@ def score(
     scores = {
         "worth": contest.worths,
         "skipped": contest.skipped,
+        "compared": [each.photo for each in contest.compared],
         "terms": _means([each.terms for each in contest.compared]),
         "similarity": similarity,
         "artefacts": [_typical(findings) for findings in zip(*suite, strict=True)],
@@ -140,10 +141,10 @@ def _similarity(network: Callable[[Tensor], Tensor], photos: HeldOut, short_side
 def _typical(findings: Sequence[Finding]) -> dict[str, Any]:
     """One measure over several photos: their median, by which it passes, and the worst.
 
-    Both are None where any is not a number, which JSON cannot say.
+    Both are None where any is not finite, which JSON cannot say.
     """
     values = [finding.value for finding in findings]
-    sound = not any(map(isnan, values))
+    sound = all(map(isfinite, values))
     typical = replace(findings[0], value=median(values) if sound else nan)
     rounded = (
         {"value": round(typical.value, 3), "worst": round(max(values), 3)} if sound else {"value": None, "worst": None}

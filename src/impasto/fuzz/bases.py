@@ -113,7 +113,7 @@ def record() -> dict[str, Any]:
     """What a checkpoint says of itself."""
     return {
         "format": 1,
-        "architecture": {"name": "TransformerNet", "width": WIDTH, "depth": DEPTH},
+        "architecture": {"name": "TransformerNet", "width": WIDTH, "depth": DEPTH, "margin": 8},
         "style": {"name": "fuzz", "painting": "Fuzz, 2026"},
         "images_seen": 7,
         # of a compiled package, for another machine: the code in one is never reached

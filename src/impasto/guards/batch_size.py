@@ -60,7 +60,7 @@ def with_batch_size(config: dict[str, Any], resumed: Resumed | None) -> dict[str
     sharers = processes * int(os.environ.get(TOGETHER, 1)) if device_type(options) == "cpu" else 1
     fit = largest_fit(config, LARGEST, first_device(options), sharers)
     if fit is None or fit.image_size < data["image_size"]:
-        raise UserError(f"data.image_size={data['image_size']} takes more memory than there is: {_instead(fit)}")
+        raise UserError(f"data.image_size={data['image_size']} takes more memory than there is: {_instead(fit, data)}")
     steps = -(-images // (fit.batch_size * processes))
     log.info("data.batch_size=%d takes %s of %s", fit.batch_size, decimal(fit.peak), decimal(fit.room))
     log.info("schedule.images=%d: %d steps, at the same schedule.learning_rate", images, steps)
@@ -84,13 +84,14 @@ def memory_error(config: dict[str, Any]) -> UserError:
         if fit.batch_size == batch_size:
             return UserError(f"{said}: other programs took it, as now it fits; resume=true goes on")
         return UserError(f"{said}: data.batch_size={fit.batch_size} fits, with {decimal(fit.peak)}")
-    return UserError(f"{said}: {_instead(fit)}")
+    return UserError(f"{said}: {_instead(fit, config['data'])}")
 
 
-def _instead(fit: Fit | None) -> str:
+def _instead(fit: Fit | None, data: dict[str, Any]) -> str:
     if fit is None:
         return "not even a small image fits, end other programs"
-    return f"data.image_size={fit.image_size} data.batch_size=1 fits, with {decimal(fit.peak)}"
+    one = "" if fit.image_size > (data.get("smallest_size") or 0) else " data.smallest_size=null"
+    return f"data.image_size={fit.image_size}{one} data.batch_size=1 fits, with {decimal(fit.peak)}"
 
 
 def largest_fit(config: dict[str, Any], largest: int, device: str, sharers: int = 1) -> Fit | None:

@@ -30,9 +30,9 @@ class Divergence(pl.Callback):
     the lowest before, single losses 2.1 times; at a learning rate of 0.1 medians rise to 4 times, at 1 to 25 times.
     Photos go on: none is shown again. `policy` is `lower`, or `stop` at the first bad window.
 
-    All ranks decide alike, by the losses' mean over them. A checkpoint holds its window's losses, so that a resumed run
-    judges where an uninterrupted one does, but no weights to go back to other than its own. Where a checkpoint is at a
-    window's end, the run that goes on forgets others, too, and both stay the same.
+    All ranks decide alike, by the losses' mean over them. A checkpoint holds its window's losses (the first rank's), so
+    that a resumed run judges where an uninterrupted one does, but no weights to go back to other than its own. Where a
+    checkpoint is at a window's end, the run that goes on forgets others, too, and both stay the same.
     Raises `UserError` for another policy, `TrainingError` where the loss has blown up for good: back to the last
     good weights.
     """

@@ -64,6 +64,7 @@ def build_objective(
     differ less from photo to photo, about one and a half times as much.
     Raises `UserError` for a wrong value, and where a CPU's memory is too little for the painting.
     """
+    check_strength(strength)  # before seconds of work
     style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
     _check_memory(painting)
     perceptual = PerceptualLoss(

@@ -1,4 +1,6 @@
-"""The network's layers, with torch's own results but made for the memory format and the CPU's vector units.
+"""The network's layers, made for the memory format and the CPU's vector units.
+
+With torch's own results where torch has such a layer: it has no norms that know sizes, and no waves.
 
 Sources: Ulyanov et al. (arXiv:1607.08022, instance norm); Odena et al. 2016, "Deconvolution and Checkerboard
 Artifacts" (nearest-neighbour upsampling + convolution).
@@ -204,7 +206,7 @@ class Waves(nn.Module):
 
     @staticmethod
     def place(images_seen: int) -> Int[Tensor, "2"]:
-        """Where training's next batch lies: elsewhere each time, yet the same in a run that is resumed."""
+        """Row and column, in pixels of the features, of training's next batch: elsewhere each time, yet resumable."""
         return torch.randint(FAR, (2,), generator=torch.Generator().manual_seed(images_seen))
 
     @staticmethod

@@ -92,8 +92,8 @@ class TransformerNet(nn.Module):
             raise UserError(f"model.width={width} should be at least 1, model.depth={depth} at least 0")
         if output not in ("tanh", "clamp"):
             raise UserError(f"model.output={output} should be tanh or clamp")
-        if not 0 <= margin <= LARGEST_MARGIN:
-            raise UserError(f"model.margin={margin} should be in 0…{LARGEST_MARGIN} px")
+        if type(margin) is not int or not 0 <= margin <= LARGEST_MARGIN:
+            raise UserError(f"model.margin={margin} should be a whole number in 0…{LARGEST_MARGIN} px")
         for name, flag in (("sized", sized), ("waves", waves)):
             if not isinstance(flag, bool):
                 raise UserError(f"model.{name}={flag} should be true or false")

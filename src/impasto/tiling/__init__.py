@@ -1,8 +1,9 @@
 """Pictures larger than memory, stylized tile by tile as if at once: without seams.
 
-Two things tell a tile from the whole. Its border: so it is computed with a halo as wide as the layers reach, which
+Three things tell a tile from the whole. Its border: so it is computed with a halo as wide as the layers reach, which
 ends at the picture's own border, where they reflect as ever. And instance norm, whose statistics are the whole
 picture's: `exact` finds them layer by layer, in one pass over all tiles for each norm; else a thumbnail gives them.
+And its place and the whole's size, which waves and sized norms are told.
 
 Source, of the thumbnail: Chen et al. 2022, "Towards Ultra-Resolution Neural Style Transfer via Thumbnail Instance
 Normalization" (arXiv:2103.11784).

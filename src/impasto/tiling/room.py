@@ -19,13 +19,16 @@ def memory_of_pass(height: int, width: int, channels: int, precision: str) -> in
     return height * width * (channels * PASS_BYTES[precision] + RGB_BYTES) + FIXED_BYTES
 
 
-def choose_tile(height: int, width: int, channels: int, precision: str, device: torch.device) -> int | None:
+def choose_tile(
+    height: int, width: int, channels: int, precision: str, device: torch.device, held: int = 0
+) -> int | None:
     """None where half of the free memory is enough for one pass, else the largest tile for which a quarter is enough.
 
     A quarter, as `keep_freed_memory` was seen to hold on to 2.4 times a tile's need, after passes of many sizes.
+    What passes before have taken, and so `held` on to, is enough for as large a one.
     """
     free = free_memory(device)
-    if memory_of_pass(height, width, channels, precision) <= free // 2:
+    if memory_of_pass(height, width, channels, precision) <= max(held, free // 2):
         return None
     sides = ((tile, tile + 2 * HALO) for tile in TILES)
     return next(
