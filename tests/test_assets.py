@@ -36,6 +36,7 @@ def test_a_users_painting_is_credited_to_nobody(tmp_path):
 
 def test_photos_are_credited():
     assert credit("dandelions.jpg") == "dandelions.jpg: Clemens Engelhardt 2018, CC0 1.0"
+    assert credit("put_there.jpg") == "put_there.jpg"
 
 
 def test_misspelt_names_get_a_suggestion():

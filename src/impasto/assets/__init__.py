@@ -40,9 +40,9 @@ def painting_of(sha256: str | None) -> Path | None:
 
 
 def credit(photo: str) -> str:
-    """File, author and licence of a photo that ships with the package, by its file's name."""
-    row = next(row for row in _manifest(PHOTOS) if row["file"] == photo)
-    return f"{row['file']}: {row['author']}, {row['licence']}"
+    """File, author and licence of a photo that ships with the package, by its file's name; of others, the name."""
+    row = next((row for row in _manifest(PHOTOS) if row["file"] == photo), None)
+    return f"{photo}: {row['author']}, {row['licence']}" if row else photo
 
 
 def _record(sha256: str | None) -> dict[str, str] | None:
