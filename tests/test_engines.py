@@ -1,9 +1,12 @@
 import json
 import sys
 import zipfile
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from impasto import Stylizer, export
@@ -102,6 +105,15 @@ def test_a_package_for_another_processor_is_not_loaded(package, tmp_path, monkey
     other = rewritten(package[1], tmp_path / "other.pt2", instructions=["avx9000"])
     with pytest.raises(UserError, match="a processor with avx9000, which this one lacks"):
         CompiledEngine(other)
+
+
+def test_compiled_code_is_for_the_first_gpu_alone(package, monkeypatch):
+    second = torch.device("cuda:1")
+    monkeypatch.setattr(compiled, "choose_device", lambda device: second)
+    monkeypatch.setattr(export, "EagerEngine", lambda *_, **__: SimpleNamespace(torch_device=second))
+    for act in (CompiledEngine, partial(export.export_compiled, package[0], METADATA)):
+        with pytest.raises(UserError, match="device=cuda:1: a .pt2 runs on the first GPU"):
+            act(package[1], "cuda:1")
 
 
 def test_damaged_and_foreign_files_are_named(package, graph, tmp_path):

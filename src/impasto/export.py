@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from impasto.checkpoint import build_network, load_network, load_training_checkpoint
 from impasto.engines import EXPORTED, Engine
-from impasto.engines.compiled import CompiledEngine, build_target, instructions
+from impasto.engines.compiled import CompiledEngine, build_target, check_first, instructions
 from impasto.engines.eager import EagerEngine
 from impasto.engines.onnx import OnnxEngine
 from impasto.errors import UserError
@@ -93,8 +93,7 @@ def export_compiled(
     if not present:
         raise UserError(f"format=pt2 needs a C++ compiler, and there is no {name}: install one, or set CXX")
     eager = EagerEngine(net, device=device, precision=precision)
-    if eager.torch_device.index:
-        raise UserError(f"device={device}: a .pt2 is for the first GPU; CUDA_VISIBLE_DEVICES says which that is")
+    check_first(eager.torch_device)
     record = {
         **metadata,
         "precision": eager.precision,

@@ -195,45 +195,28 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
 
     from impasto.assets import PHOTOS
     from impasto.checkpoint import learned_in_all
-    from impasto.data.photos import split
+    from impasto.data.scan import fingerprint, short_key
     from impasto.image import find_images
 
-    learned_from = learned_in_all(metadata)
+    root = PHOTOS if options.content is None else Path(options.content)
+    photos = find_images(root)
+    folder, unseen = fingerprint(photos, root, times=False)[:16], photos
+    for learned in learned_in_all(metadata):
+        if learned.get("folder") == folder:
+            unseen = [photo for photo in unseen if short_key(photo, root) in learned.get("held_out", [])]
+    if not unseen:
+        which = "that ship" if options.content is None else f"in content={options.content}"
+        raise UserError(f"the network has learned from all photos {which}: content=DIR says others to judge it by")
+    if len(unseen) < len(photos):
+        log.info("The network has learned from %s: judged by the %d photos that were held out", root, len(unseen))
     if options.content is not None:
-        photos = _held_out(find_images(options.content), Path(options.content), learned_from)
-        if not photos:
-            asked = f"content={options.content}"
-            raise UserError(f"the network has learned from all photos in {asked}: say others to judge it by")
-        return photos
-    shipped = find_images(PHOTOS)
-    photos = _held_out(shipped, PHOTOS, learned_from)
-    for learned in learned_from:
-        if learned.get("name") == "bundled":
-            count, seed = learned.get("validation", 0), learned.get("seed")
-            ours = learned.get("photos", 0) + count == len(shipped)  # else it was judged by others
-            held_out = split(shipped, count, seed)[1] if ours and seed is not None else []
-            photos = [photo for photo in photos if photo in held_out]
-    if not photos:
-        raise UserError("the network has learned from all photos that ship: content=DIR says others to judge it by")
+        return unseen
 
     def long_side(path: Path) -> int:
         with Image.open(path) as image:
             return max(image.size)
 
-    return sorted(photos, key=lambda path: (-long_side(path), path.name))  # so that all sizes have the same
-
-
-def _held_out(photos: list[Path], root: Path, learned_from: list[dict[str, Any]]) -> list[Path]:
-    """Photos of a folder without those that were learned from, where a record is of this very folder."""
-    from impasto.data.scan import fingerprint, short_key
-
-    left, folder = photos, fingerprint(photos, root, times=False)[:16]
-    for learned in learned_from:
-        if learned.get("folder") == folder:
-            left = [photo for photo in left if short_key(photo, root) in learned.get("held_out", [])]
-    if 0 < len(left) < len(photos):
-        log.info("The network has learned from %s: judged by the %d photos that were held out", root, len(left))
-    return left
+    return sorted(unseen, key=lambda path: (-long_side(path), path.name))  # so that all sizes have the same
 
 
 def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:

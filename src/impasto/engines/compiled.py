@@ -35,6 +35,12 @@ def build_target(device_type: str) -> dict[str, str]:
     }
 
 
+def check_first(device: torch.device) -> None:
+    """Raises `UserError` for a GPU that is not the first: compiled code takes no number of one."""
+    if device.index:
+        raise UserError(f"device={device}: a .pt2 runs on the first GPU; CUDA_VISIBLE_DEVICES says which that is")
+
+
 def instructions() -> set[str]:
     """The processor's extensions, of which compilers use what they find; none known outside Linux."""
     try:
@@ -57,8 +63,7 @@ class CompiledEngine:
         record = read_record(path)
         self.margin, self.width = int(record.pop("margin", 0)), int(record.pop("width", 32))
         target, chosen = record.pop("target"), choose_device(device)
-        if chosen.index:
-            raise UserError(f"device={device}: a .pt2 runs on the first GPU; CUDA_VISIBLE_DEVICES says which that is")
+        check_first(chosen)
         wanted = target["device"] if device == "auto" else chosen.type  # the file decides
         here = build_target(wanted if wanted != "cuda" or torch.cuda.is_available() else "cpu")
         if changed := [key for key in here if here[key] != target.get(key)]:

@@ -27,7 +27,7 @@ SHIFT = 0.95  # of the change that shifting the result would make
 BAND = 16  # px, left out at the edges
 MARGIN = 64  # px, by which the larger crop is larger
 BLOCK = 16  # px, of the means in which blobs and borders show
-FLAT = 256  # px, side of the flat pictures
+FLAT = 256  # px, side of the flat pictures; a photo to be judged by has as many
 ODD_SIZES = ((1, 1), (3, 5), (17, 64), (101, 163))  # height, width (px)
 
 

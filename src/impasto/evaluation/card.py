@@ -58,13 +58,12 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
     speeds = [{"size": f"{line['size']}²", "ms": line["ms"], "peak MB": line["peak MB"]} for line in card["speed"]]
     compared = f"Photo, network, optimiser after {card['iterations']} iterations with the same weights"
     shown = compared if scores["terms"] else "The painting"
-    credits = card.get("credits", [])
     relative = "Style: 1 is a mean photo's distance from the painting. Content: 1 is the distance of another photo."
     parts = [
         f"# {title}",
         f"Painting: {by}. {shown}:",
         f"![{shown}]({sheet})",
-        *([f"Photos: {'; '.join(credits)}."] if credits else []),
+        *([f"Photos: {'; '.join(card['credits'])}."] if card["credits"] else []),
         _measured_by(card),
         "## Worth",
         f"Iterations of L-BFGS that one pass is worth (Johnson et al. 2016, figure 5), on {card['content']}:",

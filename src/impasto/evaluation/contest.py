@@ -163,8 +163,8 @@ class Contest:
         if compare and found.picture is not None:
             identity = terms_of(self.objective, photo, photo, self.bfloat16)
             pictures = tuple(map(_image, (photo, stylized, found.picture)))
-            means = {"identity": identity, "network": terms, "optimizer": found.end}
-            self.compared.append(Comparison(name, means, pictures))
+            sides = {"identity": identity, "network": terms, "optimizer": found.end}
+            self.compared.append(Comparison(name, sides, pictures))
         trace = [float(f"{value:.5g}") for value in found.trace]
         return {"photo": name, "objective": terms["total"], "iterations": found.iterations, "trace": trace}
 

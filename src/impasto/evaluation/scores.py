@@ -28,7 +28,6 @@ from impasto.tensors import to_tensor
 log = logging.getLogger("impasto")
 
 SUITE_SIZE = 384  # px, short side of the photos that the artefact suite sees
-SUITE_LEAST = FLAT  # px, short side: its crops and patches take so many
 SSIM_LEAST = 16  # px, short side: its window takes 11
 LPIPS_LEAST = 31  # px: AlexNet's
 ALEXNET_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
@@ -53,9 +52,9 @@ def score(
     photos, contest = HeldOut(content), Contest(network, objective.to(plan.device), plan, bfloat16)
     contest.run(photos)
     suite = []
-    judging = photos.of_short_side(SUITE_LEAST, 3, SUITE_SIZE)[0]
+    judging = photos.of_short_side(FLAT, 3, SUITE_SIZE)[0]
     if not judging:
-        contest.skip("the artefact suite", f"no photo has {SUITE_LEAST} px on its short side")
+        contest.skip("the artefact suite", f"no photo has {FLAT} px on its short side")
     for path, photo in judging:
         with contest.skipping(f"the artefact suite on {path.name}"):
             suite.append(artefacts(lambda image: network(image).cpu(), to_tensor(photo), to_tensor(painting)))

@@ -65,6 +65,7 @@ def build_objective(
     Raises `UserError` for a wrong value, and where a CPU's memory is too little for the painting.
     """
     check_strength(strength)  # before seconds of work
+    weights = LossWeights(**loss["weights"])
     style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
     _check_memory(painting)
     perceptual = PerceptualLoss(
@@ -75,7 +76,6 @@ def build_objective(
         reference_photos() if loss["relative"] else None,
         loss["content_reduction"],
     )
-    weights = LossWeights(**loss["weights"])
     return Objective(perceptual.to(memory_format=torch.channels_last), weights).at(strength)
 
 
