@@ -52,6 +52,20 @@ def test_what_is_transparent_stays_so_and_what_plays_once_does(tmp_path, suffix)
         assert np.array_equal(frame.alpha, alpha)
 
 
+@pytest.mark.parametrize("opaque", [{0}, {1}, {2}, {0, 2}])
+def test_opaque_frames_beside_those_that_are_clear_leave_them_so(tmp_path, opaque):
+    alphas = [None if number in opaque else np.zeros((18, 24), np.uint8) for number in range(3)]
+    for alpha in (each for each in alphas if each is not None):
+        alpha[:, :8] = 255
+    frames = tuple(
+        Picture(np.full((18, 24, 3), 60 + 60 * number, np.uint8), alpha) for number, alpha in enumerate(alphas)
+    )
+    write_animation(Animation(frames, (70, 70, 70)), tmp_path / "a.gif", ".gif", 95)
+    for number, again in enumerate(read_animation(tmp_path / "a.gif").frames):
+        assert again.alpha is None if number in opaque else np.array_equal(again.alpha, alphas[number])
+        assert np.abs(again.pixels[:, :8].astype(int) - (60 + 60 * number)).max() <= 8
+
+
 def test_soft_edges_of_a_gifs_frames_are_cut_at_half(tmp_path):
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 255, 24).astype(np.uint8)[None].repeat(18, 0)

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,11 @@ def test_what_another_style_painted_inside_the_folder_is_no_photo(paint, photos,
     noise_image(20, 16).save(photos / "night" / "own.png")  # a photo beside them
     paint(photos, tmp_path / "all")
     assert len(find_images(tmp_path / "all")) == count + 1
+    (photos / "night" / "deeper" / "again").mkdir()
+    noise_image(20, 16).save(photos / "night" / "deeper" / "again" / "c.jpeg")  # of another folder's name
+    paint(photos, tmp_path / "more")
+    assert len(find_images(tmp_path / "more")) == count + 2
+    shutil.rmtree(photos / "night" / "deeper" / "again")
     (photos / "night" / "own.png").unlink()
     paint(photos / "night", tmp_path / "twice")  # as it is asked for
     assert len(find_images(tmp_path / "twice")) == count

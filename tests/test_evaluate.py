@@ -252,6 +252,13 @@ def test_the_folder_learned_from_is_judged_by_its_held_out_photos(tmp_path, smal
     assert scored["content"] == data.validation
     assert "judged by the 2 photos that were held out" in caplog.text
 
+    noise_image(32, 32, 98).save(photos / "mine_sheet.jpg")  # of an evaluation before
+    options.output = str(photos)
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, options)
+    assert scored["content"] == data.validation
+    (photos / "mine_sheet.jpg").unlink()
+
     (tmp_path / "others").mkdir()
     noise_image(32, 32, 99).save(tmp_path / "others" / "a.png")
     learned(ContentDataModule("mine", photos, 2, validation_root=tmp_path / "others", **arguments))
@@ -342,6 +349,17 @@ def test_the_card_of_a_style_that_ships_is_not_written_over(tmp_path, scored, mo
     with pytest.raises(UserError, match="scored"):
         evaluate(CONFIGS, EvaluateOptions(ckpt=shipped))
     assert (tmp_path / "runs" / "starry_night" / "scores").is_dir()
+
+
+def test_a_record_of_other_photos_that_ship_asks_for_ones_own(tmp_path, small_net, recorded, scored):
+    """Of another version, perhaps: which of ours were among them is not known."""
+    path = tmp_path / "all.safetensors"
+    _, record = load_network(recorded)
+    record = {key: record[key] for key in ("style", "strength", "loss", "vgg", "seed")}
+    before = {"name": "bundled", "photos": 9, "validation": 3, "folder": "0123456789abcdef", "held_out": ["cat"]}
+    save_network(path, small_net, {**record, "content": before})
+    with pytest.raises(UserError, match="has learned from all photos that ship: content=DIR"):
+        evaluate(CONFIGS, EvaluateOptions(ckpt=str(path)))
 
 
 def scores_of(folder, objective, stylize=lambda content: content, sizes=(64,), precision="auto", photos=1):

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -232,6 +233,25 @@ def test_modes(tmp_path, mode, colour, pixel, alpha):
     picture = read_picture(tmp_path / "a.png")
     assert tuple(picture.pixels[1, 1]) == pixel
     assert (None if picture.alpha is None else picture.alpha[1, 1]) == alpha
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_grey_png_of_few_bits_stays_clear(tmp_path, bits):
+    """As optimisers write line art."""
+
+    def chunk(kind, content):
+        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+    rows = bytes([0, 0b01_00_01_00]), bytes([0, 0b00_01_00_01])  # of 8 pixels of one bit, or fewer of more
+    width = 8 // bits
+    header = (width).to_bytes(4) + (2).to_bytes(4) + bytes([bits, 0, 0, 0, 0])
+    clear = 0b01_00_01_00 >> 8 - bits  # the first pixel
+    parts = chunk(b"IHDR", header), chunk(b"tRNS", clear.to_bytes(2)), chunk(b"IDAT", zlib.compress(b"".join(rows)))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
+    levels = [[row[1] >> 8 - bits - bits * column & (1 << bits) - 1 for column in range(width)] for row in rows]
+    picture = read_picture(tmp_path / "a.png")
+    assert np.array_equal(picture.alpha, np.where(np.array(levels) == clear, 0, 255))
+    assert np.array_equal(picture.pixels[..., 0], np.array(levels) * (255 // ((1 << bits) - 1)))
 
 
 def test_palette_with_transparency(tmp_path):

@@ -222,6 +222,30 @@ def test_a_small_disk_is_named_before_any_work(small_net, monkeypatch, tmp_path)
         stylize_tiled(small_net, noise(200, 140), 128)
 
 
+@pytest.mark.parametrize(
+    ("usual", "large", "chosen", "taken"),
+    [
+        ("ext4", "ext4", "", "/tmp"),
+        ("tmpfs", "ext4", "", "/var/tmp"),
+        ("tmpfs", "ext4", "/tmp", "/tmp"),
+        ("tmpfs", "tmpfs", "", "/tmp"),
+    ],
+)
+def test_spools_are_not_in_memory_where_a_disk_is_known(monkeypatch, usual, large, chosen, taken):
+    """As they were on Fedora, which has /tmp in memory; the room there is no more than what is free."""
+    place = namedtuple("place", "mountpoint fstype")
+    places = [place("/", "ext4"), place("/tmp", usual), place("/var/tmp", large)]
+    monkeypatch.setattr(spool.psutil, "disk_partitions", lambda all: places)
+    monkeypatch.setattr(spool.tempfile, "tempdir", "/tmp")
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.setenv(name, chosen)
+    assert spool._folder() == taken
+    monkeypatch.setattr(spool, "free_memory", lambda device: 1000)
+    if taken == "/tmp" and usual == "tmpfs":
+        with pytest.raises(UserError, match="room for 0.0 GB"), spool.open_spools(1, 8, 9, 16, torch.float32, CPU):
+            pass
+
+
 def test_a_disk_that_fills_up_is_one_line_and_leaves_no_file(small_net, monkeypatch, tmp_path):
     monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -242,7 +266,7 @@ def test_other_errors_of_the_disk_are_named(small_net, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(spool.tempfile, "TemporaryFile", lambda buffering: Broken())
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", lambda **_: Broken())
     with pytest.raises(UserError, match="cannot write temporary files: Input/output error"):
         stylize_tiled(small_net, noise(20, 14), 128)
 
@@ -263,12 +287,16 @@ def test_the_largest_tile_that_fits_is_chosen(monkeypatch, free, size, tile):
     assert room.choose_tile(*size, 32, "float32", CPU) == tile
 
 
-def test_a_picture_as_large_as_the_one_before_needs_no_tiles(monkeypatch):
-    """Though the memory that the process keeps for it is no longer free."""
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_picture_as_large_as_the_one_before_needs_no_tiles(monkeypatch, keeps):
+    """Though the memory that a command keeps for it is no longer free; what others give back is to be had anew."""
+    monkeypatch.setattr("impasto.memory._keeps", keeps)
     engine = EagerEngine(TransformerNet(4, 0), device="cpu", precision="float32")
     needed = room.memory_of_pass(300, 400, 4, "float32")
-    monkeypatch.setattr(room, "free_memory", lambda device: int(2.5 * needed) - engine.room.held)
-    for size, tile in (((300, 400), None), ((300, 400), None), ((200, 300), None), ((3000, 4000), 128)):
+    left = iter([int(2.5 * needed), *3 * [int(1.5 * needed)]])
+    monkeypatch.setattr(room, "free_memory", lambda device: next(left))
+    again = None if keeps else 128
+    for size, tile in (((300, 400), None), ((300, 400), again), ((200, 300), again), ((3000, 4000), 128)):
         assert engine.choose_tile(*size) == tile
         if tile is None:
             engine(np.zeros((1, 3, *size), np.float32))

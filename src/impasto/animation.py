@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import IO, Any
 
+import numpy as np
 from PIL import Image, ImageSequence
 
 from impasto.deep import is_tiff
 from impasto.errors import UserError
 from impasto.files import whole_file
+from impasto.levels import LEVELS
 from impasto.picture import SRGB, Picture, from_pil
 from impasto.picture_files import MEGAPIXELS, check_file, encoding_errors, for_gif, image_errors, open_image, shown
 
@@ -94,12 +96,15 @@ def write_animation(
         with whole_file(target) as temporary, temporary.open("wb") as file:
             write_animation(animation, file, suffix, quality)
         return
-    first, *others = (for_gif(frame) if suffix == ".gif" else frame.to_pil() for frame in animation.frames)
+    frames, clear = animation.frames, any(frame.alpha is not None for frame in animation.frames)
+    if suffix == ".gif" and clear:  # in all, or Pillow fills what is clear with the colours of another frame
+        frames = tuple(frame if frame.alpha is not None else _with_alpha(frame) for frame in frames)
+    first, *others = (for_gif(frame) if suffix == ".gif" else frame.to_pil() for frame in frames)
     options: dict[str, Any] = {"icc_profile": SRGB, "quality": quality} if suffix == ".webp" else {}
     if suffix == ".gif":
         if animation.plays != 1:
             options["loop"] = max(0, animation.plays - 1)
-        if any(frame.alpha is not None for frame in animation.frames):
+        if clear:
             options["disposal"] = 2  # or the frame before would show through
     else:
         options["loop"] = min(animation.plays, 65535)  # the most that WebP counts
@@ -114,6 +119,12 @@ def write_animation(
             duration=_hundredths(animation.durations) if suffix == ".gif" else list(animation.durations),
             **options,
         )
+
+
+def _with_alpha(frame: Picture) -> Picture:
+    """An opaque frame that says so."""
+    levels = LEVELS[frame.pixels.dtype.name]
+    return replace(frame, alpha=np.full(frame.pixels.shape[:2], levels, frame.pixels.dtype))
 
 
 def _hundredths(durations: Iterable[int]) -> list[int]:

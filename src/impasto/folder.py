@@ -112,7 +112,7 @@ def painted_below(folder: Path) -> Callable[[Path], Path | None]:
     @cache
     def names(place: Path) -> frozenset[str]:
         report = place / REPORT
-        return frozenset(Path(record["output"]).name for record in _records(report) if record["status"] == "done")
+        return frozenset(_name(record) for record in _records(report) if record["status"] == "done")
 
     @cache
     def whole(place: Path) -> bool:
@@ -124,7 +124,7 @@ def painted_below(folder: Path) -> Callable[[Path], Path | None]:
                 return None
             if whole(place):
                 return place / REPORTS
-            if image.name in names(place):
+            if image.relative_to(place).as_posix() in names(place):
                 return place / REPORT
         return None
 
@@ -264,12 +264,17 @@ def _done_before(report: Path, key: str) -> dict[str, str]:
     """Name below the output → SHA-256 of its input, of what an earlier run with the same key did."""
     done: dict[str, str] = {}
     for record in _records(report):
-        name = str(record.get("name", record["output"]))
+        name = _name(record)
         if record["key"] == key and record["status"] == "done":
             done[name] = record["sha256"]
         else:
             done.pop(name, None)
     return done
+
+
+def _name(record: dict[str, str]) -> str:
+    """Where a record's picture is below the report's folder."""
+    return str(record.get("name", Path(record["output"]).name))
 
 
 def _records(report: Path) -> Iterator[dict[str, str]]:

@@ -25,6 +25,9 @@ def is_shortage(error: Exception) -> bool:
     return re.search(SHORTAGE, str(error), re.IGNORECASE) is not None
 
 
+_keeps = False
+
+
 def keep_freed_memory() -> None:
     """Make freed memory stay with the process, for the next tensor; does nothing where the C library is not glibc.
 
@@ -32,7 +35,9 @@ def keep_freed_memory() -> None:
     pages for the first time: a third to a half of the time of a training step or a forward pass on a CPU.
     The process then holds on to what it once used, so this is for commands, not for importing programs.
     """
+    global _keeps
     if platform.libc_ver()[0] == "glibc":
+        _keeps = True
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # as an unsigned number, the largest
@@ -72,7 +77,7 @@ def _free_main_memory() -> int:
 class Room:
     """Whether a pass fits into the machine's memory, asked before it is tried: the system would end the process.
 
-    What one has taken stays with the process (`keep_freed_memory`), so as much is not asked for again.
+    Where `keep_freed_memory` has what one has taken stay with the process, as much is not asked for again.
     """
 
     def __init__(self) -> None:
@@ -82,7 +87,8 @@ class Room:
         """Raise `MemoryError` where so many bytes are neither held nor free."""
         if needed > self.held and needed - self.held > _free_main_memory():
             raise MemoryError
-        self.held = max(self.held, needed)
+        if _keeps:
+            self.held = max(self.held, needed)
 
 
 def _below_address_limit() -> list[int]:

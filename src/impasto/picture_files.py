@@ -44,6 +44,7 @@ OPAQUE = frozenset({*JPEG, ".bmp"})  # formats without transparency
 MEGAPIXELS = 178  # that are decoded unless more is allowed; from there on Pillow refuses by itself
 QUALITY = 95
 GIF_COLOURS = 256
+FEW_BITS = {"L;2": 85, "L;4": 17}  # Pillow's names of PNG's greys: levels of 255 to one of theirs
 
 
 def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> Picture:
@@ -123,6 +124,9 @@ def open_image(source: str | os.PathLike[str] | IO[bytes], megapixels: float = M
     except UserError:
         image.close()
         raise
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and image.tile and isinstance(clear, int):  # Pillow spreads to 8 bits all but this
+        image.info["transparency"] = clear * FEW_BITS.get(str(image.tile[0][3]), 1)
     return image
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from impasto.benchmark.contestants import best_device
 from impasto.benchmark.measure import Contestant, peaks, table
 from impasto.errors import UserError
 
@@ -45,7 +46,7 @@ def check_agreement(name: str, difference: float, tolerance: float) -> None:
 
 def machine_peaks() -> dict[str, int]:
     """`peaks`, and a line about them."""
-    found = peaks()
+    found = peaks(best_device())
     log.info("This machine's peaks, GFLOP/s: %s", ", ".join(f"{name} {value}" for name, value in found.items()))
     return found
 

@@ -35,9 +35,9 @@ and strength, preserve_color, size, stroke, upscale, mask, feather, quality, for
 tile, exact, device, precision as in stylize.py. URLs are those of fsspec: s3:// takes pip install s3fs, gs:// gcsfs,
 and credentials where these look for them.
 
-Everything streams: a manifest can have any number of rows. Stopped or killed, it goes on with the same command. Records
-of all that was done or failed, and of warnings, are in output/_report/*.jsonl; the exit status is 0 if every image has
-its picture.
+Everything streams: a manifest can have any number of rows; of a local folder, the paths are held in memory. Runs on
+Linux and macOS. Stopped or killed, it goes on with the same command. Records of all that was done or failed, and of
+warnings, are in output/_report/*.jsonl; the exit status is 0 if every image has its picture.
 """
 
 

@@ -14,6 +14,13 @@ PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 PASS_BYTES = 25  # a pixel and channel at full resolution, at the peak: measured with 32 channels and 12 megapixels
 
 
+def runs_on(device: str) -> bool:
+    """Whether the ONNX Runtime that is installed knows `cuda` or `cpu`."""
+    import onnxruntime
+
+    return PROVIDERS[device] in onnxruntime.get_available_providers()
+
+
 class OnnxEngine:
     """Runs what `scripts/export.py format=onnx` wrote, in float32.
 

@@ -8,6 +8,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from threading import Lock, local
@@ -87,7 +88,7 @@ class Painter:
         _allow(job.megapixels)
         self.job, self.output, self.done, self.ledger = job, output.rstrip("/"), done, ledger
         self.name = f"{platform.node()}:{os.getpid()}"
-        self.painting = Lock()
+        self.painting, self.trial = Lock(), Lock()
         self.look: Look | None = None
         self.heard = Heard()
         logging.getLogger("impasto").addHandler(self.heard)
@@ -114,8 +115,16 @@ class Painter:
         record: dict[str, Any] = {"input": entry.source, "output": entry.name, "id": entry.identity}
         if entry.mistake:
             return record | {"status": "failed", "error": entry.mistake}
+        with self.trial if careful else nullcontext():
+            record |= self._tried(look, entry, careful)
+        if warnings := [line.replace("the stream", repr(entry.source)) for line in self.heard.taken()]:
+            record["warnings"] = [line if entry.source in line else f"{entry.source!r}: {line}" for line in warnings]
+        return record
+
+    def _tried(self, look: Look, entry: Entry, careful: bool) -> dict[str, Any]:
+        record: dict[str, Any] = {}
         if careful and (deaths := self.ledger.begin(entry.identity)) >= PATIENCE:
-            return record | {"status": "failed", "error": f"{entry.source!r}: {deaths} workers died of it"}
+            return {"status": "failed", "error": f"{entry.source!r}: {deaths} workers died of it"}
         try:
             record |= self._painted(look, entry)
         except storage.StorageError as error:
@@ -127,8 +136,6 @@ class Painter:
             record |= {"status": "failed", "error": f"{entry.source!r}: {type(error).__name__}: {one_line(error)}"}
         if careful:
             self.ledger.end(entry.identity)
-        if warnings := [line.replace("the stream", repr(entry.source)) for line in self.heard.taken()]:
-            record["warnings"] = [line if entry.source in line else f"{entry.source!r}: {line}" for line in warnings]
         return record
 
     def _painted(self, look: Look, entry: Entry) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What is to be painted, one entry after the other: from a folder, a bucket or a manifest, never all in memory."""
+"""What is to be painted, one entry after the other: from a folder, a bucket or a manifest.
+
+Never all in memory, but for the paths of a local folder, which are sorted.
+"""
 
 import csv
 import json

