@@ -71,6 +71,21 @@ def test_what_is_broken_is_said_in_its_line(configs, monkeypatch, tmp_path):
     assert [part for part in broken if findings[part].needed] == ["VGG19, Oxford"]
 
 
+@pytest.mark.parametrize(
+    ("home", "said"),
+    [("/home/me", "~/bin/g++ at 1.5 images/s"), ("/", "/home/me/bin/g++ at 1.5 images/s"), (None, None)],
+)
+def test_the_users_name_is_left_out_of_paths_and_nothing_else(monkeypatch, home, said):
+    def find():
+        if home is None:
+            raise RuntimeError("Could not determine home directory.")
+        return Path(home)
+
+    monkeypatch.setattr(diagnosis.Path, "home", find)
+    text = "/home/me/bin/g++ at 1.5 images/s"
+    assert diagnosis._homeless(text) == (said or text)
+
+
 @pytest.mark.parametrize(("well", "status"), [(True, None), (False, 1)])
 def test_machines_get_json_and_an_exit_status(monkeypatch, capsys, well, status):
     findings = [Finding("torch", "2.15", needed=True), Finding("VGG19", "gone", well, True, {"bytes": 3})]

@@ -353,6 +353,28 @@ def test_a_dead_worker_is_one_line(main, forked, monkeypatch):
         main("data.workers=1", "data.timeout=0", "schedule.images=4")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "unable to write to file </torch_7_123_0>: No space left on device (28)",
+        "unable to allocate shared memory(shm) for file </torch_7_123_0>: Resource temporarily unavailable (11)",
+        "unable to mmap 9 bytes from file </torch_7_123_0>: Cannot allocate memory (12)",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+    ],
+)
+def test_a_full_shared_memory_is_one_line(main, monkeypatch, said):
+    """As Docker's 64 MB soon are; which is no lack of memory."""
+
+    def training_step(self, content, batch_idx):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(StyleTransferModule, "training_step", training_step)
+    monkeypatch.setattr(batch_size, "largest_fit", pytest.fail)
+    with pytest.raises(UserError, match="the shared memory, /dev/shm, is full of photos .*data.workers=0 does without"):
+        main("schedule.images=4")
+
+
 def test_a_disk_too_full_for_the_run_is_named_before_it_starts(main, monkeypatch):
     monkeypatch.setattr(disk, "free_space", lambda folder: 10_000)
     with pytest.raises(UserError, match=r"has 10.0 kB free, the run takes about \d+.\d MB: hydra.run.dir=DIR"):
@@ -480,13 +502,30 @@ def test_auto_is_a_number_that_the_run_and_its_checkpoints_keep(main, monkeypatc
         (["guards.on_divergence=pray"], "guards.on_divergence is lower or stop, not 'pray'"),
         (["guards.on_collapse=lower"], "guards.on_collapse is stop or warn, not 'lower'"),
         (["data.timeout=-1"], "data.timeout=-1 should be at least 0 s"),
+        (["data.validation_root=gone"], "there is no folder 'gone'"),
+        (["data.image_size=12"], "data.image_size=12 is too small for VGG19"),
+        (["checkpoint.every=10mins"], "checkpoint.every=10mins should be images"),
+        (["validation.every=0"], "validation.every=0 should be at least 1"),
+        (["trainer.log_every=0"], "trainer.log_every=0 should be at least 1"),
+        (["trainer.strategy=fsdp"], "trainer.strategy=fsdp is neither auto nor ddp"),
+        (["trainer.precision=64"], "trainer.precision=64 is none of auto"),
+        (["trainer.compile=maybe"], "trainer.compile is auto, true or false, not 'maybe'"),
     ],
 )
-def test_mistakes_are_one_line(main, words, line):
+def test_mistakes_are_one_line_before_photos_are_looked_through(main, monkeypatch, words, line):
+    monkeypatch.setattr("impasto.data.content.scan", pytest.fail)
     with pytest.raises(UserError) as error:
         main(*words)
     assert line in str(error.value)
     assert not Path("run").exists()
+
+
+def test_apples_memory_is_not_measured(monkeypatch):
+    monkeypatch.setattr(batch_size, "device_type", lambda options: "mps")
+    config = {"data": {"batch_size": "auto", "image_size": 32}, "trainer": {}, "schedule": {"images": 40}}
+    with pytest.raises(UserError, match="data.batch_size=auto measures CUDA's memory .*, not Apple's: say a number"):
+        batch_size.with_batch_size(config, None)
+    assert "say less of either" in str(batch_size.memory_error({**config, "data": {"batch_size": 8, "image_size": 32}}))
 
 
 def test_auto_is_not_for_ranks_that_somebody_has_started(monkeypatch):

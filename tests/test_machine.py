@@ -72,6 +72,31 @@ def test_memory_is_measured_where_the_run_will_be(monkeypatch, changes, expected
     assert machine.first_device({"devices": "auto", "accelerator": "auto", **changes}) == expected
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "present", "expected"),
+    [
+        ("auto", "", "cpu"),
+        ("auto", "mps", "mps"),
+        ("gpu", "mps", "mps"),
+        ("cpu", "mps", "cpu"),
+        ("auto", "cuda", "cuda"),
+    ],
+)
+def test_training_runs_where_lightning_takes_it(monkeypatch, accelerator, present, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: present == "cuda")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: present == "mps")
+    machine.check_accelerator(accelerator)
+    assert machine.device_type({"accelerator": accelerator}) == expected
+
+
+@pytest.mark.parametrize(("accelerator", "present"), [("gpu", ""), ("cuda", "mps"), ("mps", "cuda")])
+def test_an_absent_accelerator_is_named(monkeypatch, accelerator, present):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: present == "cuda")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: present == "mps")
+    with pytest.raises(UserError, match=f"trainer.accelerator={accelerator} .*torch sees none"):
+        machine.check_accelerator(accelerator)
+
+
 def test_gpus_are_numbers():
     with pytest.raises(UserError, match=r"trainer.devices=\['a', 'b'\] should be numbers of GPUs, as in \[0,1\]"):
         machine.count_devices(["a", "b"], "gpu")

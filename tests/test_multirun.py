@@ -66,6 +66,10 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(multirun, "cores", lambda: 2)
     assert multirun.places() == [{"OMP_NUM_THREADS": "2"}]
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr(multirun, "cores", lambda: 18)
+    assert multirun.places() == [{}]  # Apple's only GPU
+    assert len(multirun.places(on_cpu=True)) == 4
 
 
 @pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])

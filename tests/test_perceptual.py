@@ -69,6 +69,12 @@ def test_a_vgg_that_sees_nothing_has_nothing_to_be_relative_to(features, paintin
         PerceptualLoss(blind, painting, STYLE, CONTENT, photos)
 
 
+def test_sums_are_not_for_relative_terms(features, painting):
+    """The reference's would be of its size, the terms' of theirs."""
+    with pytest.raises(UserError, match="loss.content_reduction=sum grows with the picture.*loss.relative=false"):
+        PerceptualLoss(features, painting, STYLE, CONTENT, torch.rand(2, 3, 32, 32), "sum")
+
+
 def test_content_is_zero_for_the_photo_and_style_for_the_painting(loss, painting):
     terms = loss(painting, painting)
     assert terms["content"] == 0

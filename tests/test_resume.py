@@ -74,6 +74,10 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(run_dir, caplog, dama
     assert all(message.startswith("passed over: '") for message in caplog.messages)
     assert [path.name for path in checkpoints(run_dir)] == ["000000008.ckpt"]  # the others are not among those kept
     assert len(list((run_dir / "checkpoints").glob("*.ckpt.damaged"))) == 2
+    for path in checkpoints(run_dir):
+        path.write_bytes(b"nothing")
+    assert find("true", run_dir) is None
+    assert caplog.messages[-1] == f"no whole checkpoint is left in {run_dir}: starting anew"
 
 
 @pytest.mark.parametrize(
@@ -144,10 +148,11 @@ def test_changes_are_named_and_others_refused(tmp_path, caplog):
     with pytest.raises(UserError, match="stroke=None, not 320"):
         Resumed(tmp_path / "a.ckpt", {"images_seen": 8, "architecture": {}}, 8).check({}, {"stroke": 320})
     for architecture, style, message in (
-        ({"width": 8}, {}, "width=4, not 8"),
+        ({"width": 8}, {}, "width=4, not 8: model.width=4 goes on"),
         ({"width": 4}, {"stroke": 1}, "stroke=320, not 1"),
         ({}, {"stroke": 320}, "width=4, not None"),
-        ({"width": 4, "margin": 8}, {"stroke": 320}, "margin=None, not 8"),
+        ({"width": 4, "margin": 8}, {"stroke": 320}, "margin=None, not 8: model.margin=0 goes on"),
+        ({"width": 4, "waves": True}, {}, "waves=None, not True: model.waves=false goes on"),
     ):
         with pytest.raises(UserError, match=message):
             resumed.check({"name": "TransformerNet", **architecture}, style)

@@ -29,8 +29,9 @@ sys.exit(max(task.wait() if task.returncode is None else task.returncode for tas
 def cluster(tmp_path):
     """Runs the script in a folder, as job 4711, with stand-ins for srun, scontrol and, unless it is real, python."""
 
-    def cluster(*words, python=None):
-        programs = {"scontrol": '#!/bin/sh\necho "$@" >> scontrol.log\n', "srun": SRUN.format(python=sys.executable)}
+    def cluster(*words, python=None, state="RUNNING"):
+        scontrol = f'#!/bin/sh\ncase $1 in show) echo "   JobState={state} $@";; *) echo "$@" >> scontrol.log;; esac\n'
+        programs = {"scontrol": scontrol, "srun": SRUN.format(python=sys.executable)}
         programs["python"] = python or f'#!/bin/sh\nexec {sys.executable} "$@"\n'
         for name, text in programs.items():
             (tmp_path / "bin").mkdir(exist_ok=True)
@@ -66,11 +67,14 @@ def test_tasks_train_together_in_the_folder_of_the_job(cluster, tmp_path):
     assert not (tmp_path / "scontrol.log").exists()
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(143, True), (137, False), (1, False), (0, False)])
-def test_what_was_preempted_and_nothing_else_is_requeued(cluster, tmp_path, status, requeued):
-    """SIGTERM comes to the tasks, two minutes early, and perhaps to the shell, which outlives them."""
+@pytest.mark.parametrize(
+    ("status", "state", "requeued"),
+    [(143, "RUNNING", True), (143, "CANCELLED", False), *((status, "RUNNING", False) for status in (137, 1, 0))],
+)
+def test_what_was_preempted_and_nothing_else_is_requeued(cluster, tmp_path, status, state, requeued):
+    """SIGTERM comes to the tasks, two minutes early, and perhaps to the shell, which outlives them; by scancel, too."""
     task = f"#!/bin/sh\ntrap 'kill $!; exit {status}' TERM\necho \"$SLURM_PROCID $@\" > told$SLURM_PROCID\n"
-    process = cluster("style=poppies", "style.name=two words", python=task + "sleep 10 & wait $!\n")
+    process = cluster("style=poppies", "style.name=two words", python=task + "sleep 10 & wait $!\n", state=state)
     while len(list(tmp_path.glob("told?"))) < 2 and process.poll() is None:
         time.sleep(0.02)
     time.sleep(0.1)

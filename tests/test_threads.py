@@ -3,7 +3,7 @@ import time
 import pytest
 
 from impasto.data.threads import in_order
-from impasto.hardware import cores
+from impasto.limits import cores
 
 
 def test_results_come_in_order_whichever_is_ready_first():

@@ -450,6 +450,17 @@ def test_a_second_run_does_not_overwrite_the_first(great_wave, monkeypatch):
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("resume", ["false", "true"])
+def test_a_network_whose_checkpoints_are_gone_is_not_written_over(monkeypatch, tmp_path, resume):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "great_wave.safetensors").write_bytes(b"of days")
+    words = ["style=great_wave", "schedule.images=64", f"hydra.run.dir={tmp_path / 'run'}", f"resume={resume}"]
+    assert_refused(
+        monkeypatch, words, "great_wave.safetensors' is there, and no checkpoint to go on from: name another"
+    )
+    assert [path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != ".lock"] == [b"of days"]
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

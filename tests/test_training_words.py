@@ -88,6 +88,15 @@ def test_what_is_gone_on_with_is_a_run_and_what_it_learned_from_is_there(tmp_pat
     assert run_dir(NOW, "mine", "../checkpoints/000000008.ckpt") == ".."
 
 
+def test_null_is_nothing_where_that_is_the_default(tmp_path):
+    config = composed(CONFIGS, ["style=poppies", "data=folder", "data.root=x", "data.validation_root=null"], NOW)
+    assert config.data.validation_root is None
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "000000008.ckpt").touch()
+    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(["style=poppies", "vgg.path=null"]))
+    assert as_begun(CONFIGS, [f"resume={tmp_path}"])[:2] == ["style=poppies", "vgg.path=null"]
+
+
 @pytest.mark.parametrize("where", [["hydra.run.dir={run}"], ["style.image=mine.jpg", "data=folder"]])
 def test_what_a_run_was_begun_with_need_not_be_said_again(tmp_path, monkeypatch, where):
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -26,8 +27,9 @@ from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError, one_line
 from impasto.files import nearest_existing
 from impasto.guards.disk import free_space
-from impasto.hardware import bfloat16_is_fast, compiler, cores, processor
+from impasto.hardware import bfloat16_is_fast, compiler, processor
 from impasto.image import find_images, read_image
+from impasto.limits import cores
 from impasto.machine import device_type, trains_in_bfloat16
 from impasto.memory import free_memory
 from impasto.models.vgg import TORCHVISION_URL, VGG19Features
@@ -102,7 +104,10 @@ def _finding(part: str, look: Callable[[], Answer], needed: bool = False) -> Fin
 
 def _homeless(text: str) -> str:
     """Without the user's name in paths."""
-    return text.replace(str(Path.home()), "~")
+    with suppress(RuntimeError):  # of one without a home
+        home = str(Path.home())
+        return text if home == os.sep else text.replace(home, "~")
+    return text
 
 
 def _version(package: str) -> Answer:

@@ -90,11 +90,6 @@ def restart_peak(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def visible(gpus: Sequence[int]) -> str:
     """What CUDA_VISIBLE_DEVICES should say for a process that sees only these of the GPUs that we see.
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from impasto.errors import UserError, one_line
-from impasto.hardware import cores, visible
+from impasto.hardware import visible
+from impasto.limits import cores
 from impasto.machine import count_devices
 from impasto.ranks import rank, started_by
 

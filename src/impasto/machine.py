@@ -53,8 +53,12 @@ def check_accelerator(accelerator: str) -> None:
     """Raise `UserError` where a GPU is asked for and absent."""
     if accelerator not in ACCELERATORS:
         raise UserError(f"trainer.accelerator={accelerator} is none of {', '.join(ACCELERATORS)}")
-    if accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        raise UserError("a GPU was asked for, but torch sees none on this machine: trainer=auto takes what there is")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
+        raise UserError(
+            f"trainer.accelerator={accelerator} was asked for, but torch sees none on this machine: trainer=auto takes "
+            "what there is"
+        )
 
 
 def count_devices(devices: Any, accelerator: str) -> int:
@@ -74,14 +78,19 @@ def count_devices(devices: Any, accelerator: str) -> int:
     return torch.cuda.device_count() if on_gpu else 1
 
 
+def check_precision(options: dict[str, Any]) -> None:
+    """Raise `UserError` for a precision in which the weights are not float32."""
+    if str(options["precision"]) not in ("auto", *PRECISIONS):
+        raise UserError(f"trainer.precision={options['precision']} is none of auto, {', '.join(PRECISIONS)}")
+
+
 def choose_precision(options: dict[str, Any]) -> Any:
     """bf16 where the hardware multiplies it, which halves the time; elsewhere its emulation would be slower.
 
-    Raises `UserError` for a precision in which the weights are not float32.
+    Raises `UserError` as `check_precision` does.
     """
+    check_precision(options)
     if options["precision"] != "auto":
-        if str(options["precision"]) not in PRECISIONS:
-            raise UserError(f"trainer.precision={options['precision']} is none of auto, {', '.join(PRECISIONS)}")
         return options["precision"]
     if trains_in_bfloat16(options):
         log.info("Precision: bf16-mixed")
@@ -123,5 +132,9 @@ def first_device(options: dict[str, Any]) -> str:
 
 
 def device_type(options: dict[str, Any]) -> str:
-    """Where training runs: cuda, or cpu."""
-    return "cuda" if options["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
+    """Where training runs: cuda, mps (Apple's GPUs), or cpu."""
+    if options["accelerator"] == "cpu":
+        return "cpu"
+    if options["accelerator"] != "mps" and torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

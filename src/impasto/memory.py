@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from impasto.limits import GROUPS, OWN, control_groups
+
 if TYPE_CHECKING:  # it takes seconds
     import torch
 
@@ -100,12 +102,10 @@ def _below_address_limit() -> list[int]:
     return [] if limit < 0 else [max(limit - process.memory_info().vms, 0)]
 
 
-def _below_group_limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What containers and batch systems leave: the limits of this process's control group and those around it (v2)."""
-    lines = own.read_text().splitlines() if own.is_file() else []
-    paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::")]
+def _below_group_limits(root: Path = GROUPS, own: Path = OWN) -> list[int]:
+    """What containers and batch systems leave."""
     room = []
-    for group in [group for path in paths for group in (root / path, *(root / path).parents)]:
+    for group in control_groups(root, own):
         try:
             limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
             statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())

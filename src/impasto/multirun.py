@@ -12,8 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from impasto.hardware import cores, visible
-from impasto.machine import TOGETHER
+from impasto.hardware import visible
+from impasto.limits import cores
+from impasto.machine import TOGETHER, device_type
 from impasto.stopping import NAMES
 
 log = logging.getLogger("impasto")
@@ -27,6 +28,8 @@ def places(on_cpu: bool = False) -> list[dict[str, str]]:
 
     if not on_cpu and (count := torch.cuda.device_count()):
         return [{"CUDA_VISIBLE_DEVICES": visible([gpu])} for gpu in range(count)]
+    if device_type({"accelerator": "cpu" if on_cpu else "auto"}) == "mps":
+        return [{}]
     count = max(1, cores() // CORES)
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores() // count)}
     return [threads] * count

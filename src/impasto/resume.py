@@ -68,9 +68,10 @@ class Resumed:
             then = self.content.get(key) or {}
             if changed := sorted(name for name in now if then.get(name) != now[name]):
                 before, after = then.get(changed[0]), now[changed[0]]
-                raise UserError(
-                    f"{str(self.path)!r} was trained with {key} {changed[0]}={before}, not {after}: it cannot go on"
-                )
+                mend = "it cannot go on"
+                if key == "architecture" and changed[0] != "name":  # of an earlier version, perhaps, which had no such
+                    mend = f"model.{changed[0]}={str(type(after)() if before is None else before).lower()} goes on"
+                raise UserError(f"{str(self.path)!r} was trained with {key} {changed[0]}={before}, not {after}: {mend}")
 
     def warn_of_changes(self, record: Mapping[str, Any]) -> None:
         """Name all that keeps the rest from being what an uninterrupted run would have given."""
@@ -141,7 +142,10 @@ def find(resume: str | bool, run_dir: Path) -> Resumed | None:
                 path.replace(path.with_name(f"{path.name}.damaged"))  # else it would count as one to keep
     if named:
         raise UserError(f"resume={resume}: there is no checkpoint in that folder")
-    log.info("Nothing to go on from in %s: starting", run_dir)
+    if any((run_dir / "checkpoints").glob("*.damaged")):
+        log.warning("no whole checkpoint is left in %s: starting anew", run_dir)
+    else:
+        log.info("Nothing to go on from in %s: starting", run_dir)
     return None
 
 

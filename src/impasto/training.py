@@ -28,12 +28,20 @@ from impasto.data.scan import fingerprint, write_rejects
 from impasto.errors import UserError
 from impasto.events import Events
 from impasto.files import STYLE_BYTES, write_text
-from impasto.guards import explained, guard
+from impasto.guards import explained, watches
 from impasto.guards.batch_size import with_batch_size
 from impasto.guards.collapse import Collapse
+from impasto.guards.divergence import Divergence
 from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
-from impasto.machine import check_accelerator, choose_precision, count_devices, placement, worth_compiling
+from impasto.machine import (
+    check_accelerator,
+    check_precision,
+    choose_precision,
+    count_devices,
+    placement,
+    worth_compiling,
+)
 from impasto.models.transformer_net import TransformerNet
 from impasto.models.vgg import smallest_input, vgg_record
 from impasto.module import StyleTransferModule
@@ -78,23 +86,29 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         there = run_dir.is_dir()
         if there:  # before its checkpoints are looked at
             held.enter_context(alone(run_dir))
-        resumed = find(config["resume"], run_dir)
+        resumed, exported = find(config["resume"], run_dir), run_dir / f"{name}.safetensors"
+        if resumed is None and exported.exists():
+            raise UserError(
+                f"{str(exported)!r} is there, and no checkpoint to go on from: name another folder, or remove it"
+            )
+        _check_words(config)
+        saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
+        judges = [Divergence(config["guards"]["on_divergence"]), Collapse(config["guards"]["on_collapse"])]
         config = with_batch_size(config, resumed)
         module, painting = _module(config, resumed)
+        left = resumed.left(module.images) if resumed else module.images
+        compiled = left > 0 and worth_compiling(config["trainer"], left)
         data = _data(config, module)
         if resumed and not same_photos(resumed.content, module.record):
             # gone on with by other photos, which leaves the first ones learned from
             module.record["init"] = {**module.record["init"], "learned": learned_in_all(resumed.content)}
-        saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
-        guards = guard(config, run_dir, module, data)
+        guards = [*judges, *watches(config, run_dir, module, data)]
         trainer = _trainer(config, run_dir, data, painting, resumed, saved, guards)
         module.record |= {"precision": trainer.precision, "processes": trainer.world_size}
-        left = resumed.left(module.images) if resumed else module.images
         if resumed and left:
             resumed.warn_of_changes(module.record)
         if trainer.precision == "bf16-mixed":
             module.objective.loss.vgg.round_kernels(torch.bfloat16)
-        compiled = left > 0 and worth_compiling(config["trainer"], left)
         if not there:
             held.enter_context(alone(run_dir))
             if checkpoints(run_dir):
@@ -110,12 +124,22 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
             module.net.compile()
             module.objective.loss.compile()
         _fit(config, trainer, module, data, saved, resumed, guards)
-        exported = run_dir / f"{name}.safetensors"
         if trainer.is_global_zero:
             save_network(exported, module.net, {**module.record, "images_seen": module.images_seen})
             log.info("Wrote %s; now paint:", exported)
             log.info("  python stylize.py ckpt=%s input=photo.jpg", shlex.quote(str(exported)))
     return exported
+
+
+def _check_words(config: dict[str, Any]) -> None:
+    """Raise `UserError` for what would else be found out once all photos have been looked through, hours later."""
+    options = config["trainer"]
+    for group, key in (("trainer", "log_every"), ("validation", "every")):
+        if config[group][key] < 1:
+            raise UserError(f"{group}.{key}={config[group][key]} should be at least 1")
+    if options["strategy"] not in ("auto", "ddp"):
+        raise UserError(f"trainer.strategy={options['strategy']} is neither auto nor ddp")
+    check_precision(options)
 
 
 def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTransferModule, Any]:
@@ -156,15 +180,15 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
 
 def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataModule:
     """The photos, noted in the module's record."""
-    data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
     smallest = smallest_input(module.objective.loss.vgg.layers) + 2 * module.net.margin
     for option in ("image_size", "smallest_size"):
-        size = getattr(data, option)
+        size = config["data"][option]
         if size is not None and size < smallest:
             raise UserError(
                 f"data.{option}={size} is too small for VGG19: it takes {smallest} px"
                 + (f", of which model.margin={module.net.margin} twice" if module.net.margin else "")
             )
+    data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
     module.record["content"] = {
         "name": data.name,
         "photos": len(data.training),
@@ -188,11 +212,6 @@ def _trainer(
     guards: list[Callback],
 ) -> pl.Trainer:
     options = config["trainer"]
-    for group, key in (("trainer", "log_every"), ("validation", "every")):
-        if config[group][key] < 1:
-            raise UserError(f"{group}.{key}={config[group][key]} should be at least 1")
-    if options["strategy"] not in ("auto", "ddp"):
-        raise UserError(f"trainer.strategy={options['strategy']} is neither auto nor ddp")
     share_cores()
     devices, nodes, environment = placement(options)
     world_size = count_devices(devices, options["accelerator"]) * nodes
@@ -258,7 +277,10 @@ def _fit(
                 trainer.validate(module, datamodule=data, verbose=False)
                 ours = resumed.path.resolve().parent == (saved.folder / "checkpoints").resolve()
                 if trainer.is_global_zero and ours:  # another run's stay as they are
-                    resumed.mark_validated({judge.state_key: judge.state_dict() for judge in judges})
+                    try:
+                        resumed.mark_validated({judge.state_key: judge.state_dict() for judge in judges})
+                    except UserError as error:  # of a full disk: it would only be validated once more
+                        log.warning("%s", error)
             if ended:
                 return
         trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None, weights_only=True)

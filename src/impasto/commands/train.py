@@ -58,7 +58,7 @@ Train a network that paints any photo in the style of one painting.
 
 Paths need no quoting beyond your shell's own. Watch with: tensorboard --logdir runs
 
-Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal end the step, save and exit with status 130, 143, 138 and 129:
+Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal end the step, save and exit with 130, 143, 138 and 129 (on Linux):
 resume=true goes on as if nothing had happened. A second one exits at once. Mistakes exit with 1.
 """
 

@@ -14,13 +14,15 @@ from impasto.errors import UserError
 
 READ = ("style.image", "data.root", "data.validation_root", "vgg.path")  # files and folders
 # values that are taken as they are; every other one is read by Hydra's grammar
+NULL = ("data.validation_root=null", "vgg.path=null")  # as these are where nobody says more
 LITERAL = (*READ, "style.name", "data.packs", "data.keep", "init", "resume", "hydra.run.dir")
 
 
 def composed(config_dir: Path, words: Sequence[str], when: datetime | None = None) -> DictConfig:
     """The configuration that words of the command line, but for -m, make, `when` (now) they do. Raises `UserError`."""
     OmegaConf.register_new_resolver("run_dir", partial(run_dir, when or datetime.now()), replace=True)
-    return compose(config_dir, "train", [cli.literal(word, LITERAL) for word in with_search_path(words)])
+    told = [word if word in NULL else cli.literal(word, LITERAL) for word in with_search_path(words)]
+    return compose(config_dir, "train", told)
 
 
 def as_begun(config_dir: Path, words: list[str]) -> list[str]:
@@ -55,7 +57,7 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
         and not key.startswith(changed)
         and not (key == "data" and "data.root." in changed and not moved)
     ]
-    if gone := [word for word in kept if (said := word.partition("="))[0] in READ and not is_there(said[2])]:
+    if gone := [word for word in kept if word not in NULL and _is_gone(word)]:
         raise UserError(
             f"{gone[0]}, as the run was begun, is not here: say where it is now, or go on from the folder that it was "
             "begun in"
@@ -63,6 +65,11 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
     if kept:
         _say(f"As the run was begun: {' '.join(kept)}")
     return [*kept, *words]
+
+
+def _is_gone(word: str) -> bool:
+    key, _, path = word.partition("=")
+    return key in READ and not is_there(path)
 
 
 def is_there(path: str) -> bool:

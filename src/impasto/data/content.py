@@ -104,6 +104,7 @@ class ContentDataModule(pl.LightningDataModule):
             )
         if pack not in ("auto", True, False):
             raise UserError(f"data.pack is auto, true or false, not {pack!r}")
+        apart = [] if validation_root is None else find_images(validation_root)
         kept = keep.split(",") if keep else []
         if unknown := set(kept) - set(KINDS[1:]):
             raise UserError(f"data.keep={keep}: {unknown.pop()!r} is none of {', '.join(KINDS[1:])}")
@@ -130,7 +131,6 @@ class ContentDataModule(pl.LightningDataModule):
         left_out = {self.root / reject.photo for reject in self.rejects}
         photos = [path for path in photos if path not in left_out]
         if validation_root is not None:
-            apart = find_images(validation_root)
             self.validation, hashes = _readable(chosen(apart, validation, seed))
             same = {self.root / photo.name for photo in looked if photo.sha256 in hashes}
             if self.root.resolve().is_relative_to(Path(validation_root).resolve()):  # of the same photos, a choice

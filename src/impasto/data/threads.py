@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from rich.progress import track
 
-from impasto.hardware import cores
+from impasto.limits import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -49,6 +49,8 @@ def with_batch_size(config: dict[str, Any], resumed: Resumed | None) -> dict[str
         return config
     if resumed and (before := resumed.content.get("batch_size")):
         return {**config, "data": {**data, "batch_size": before}}
+    if device_type(options) == "mps":
+        raise UserError("data.batch_size=auto measures CUDA's memory and processors', not Apple's: say a number")
     devices, nodes, _ = placement(options)
     processes = count_devices(devices, options["accelerator"]) * nodes
     if processes > 1 and (starter := started_by()):
@@ -76,8 +78,10 @@ def memory_error(config: dict[str, Any]) -> UserError:
     give_freed_memory_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    log.info("Out of memory: trying what fits")
     kind = device_type(config["trainer"])
+    if kind == "mps":  # whose memory is not measured
+        return UserError(f"{said}: say less of either")
+    log.info("Out of memory: trying what fits")
     device = f"cuda:{torch.cuda.current_device()}" if kind == "cuda" else kind
     fit = largest_fit(config, max(1, batch_size // 2), device)
     if fit is not None and fit.image_size == image_size:

@@ -1,6 +1,7 @@
 """Training that waits for photos is noticed, and told what it waits for."""
 
 import logging
+import re
 from collections.abc import Callable
 from threading import Event, Thread
 from time import perf_counter
@@ -114,6 +115,11 @@ def loader_error(error: Exception, data: ContentDataModule, images_seen: int) ->
     if "DataLoader timed out" in str(error):
         reading = data.reading(images_seen)
         return UserError(f"no photos for data.timeout={data.timeout:g} s: {reading}; then resume=true goes on")
+    if re.search("</torch_|shared memory", str(error)):  # files of torch's there
+        return UserError(
+            f"the shared memory, /dev/shm, is full of photos ({one_line(error)}): data.workers=0 does without, "
+            "a smaller data.batch_size takes less, docker run --shm-size= gives more"
+        )
     if "DataLoader worker (pid" in str(error):
         return UserError(f"a process that reads photos has died ({one_line(error)}): data.workers=0 does without")
     return None

@@ -45,7 +45,8 @@ class PerceptualLoss(nn.Module):
     With `reference`, a batch of photos, every term is relative: a layer's style distance is 1 for these photos
     unstylized, a layer's content distance is 1 between one photo and another, total variation and grid pattern are 1
     for the photos' own. So weights mean the same for any painting and any VGG. Without, terms are the papers'.
-    `content_reduction` is `mean`, or `sum` over channels and pixels as Gatys et al. have it.
+    `content_reduction` is `mean`, or `sum` over channels and pixels as Gatys et al. have it, which grows with the
+    picture and so is not for relative terms.
 
     Raises `UserError` (a `ValueError`) for an unknown layer, a negative weight or a painting too small.
     Source: Johnson et al. 2016 (arXiv:1603.08155), section 3.2; layers of Gatys et al. 2015.
@@ -65,6 +66,8 @@ class PerceptualLoss(nn.Module):
         _check_weights("loss.content_layers", content_layers)
         if content_reduction not in ("mean", "sum"):
             raise UserError(f"loss.content_reduction is mean or sum, not {content_reduction!r}")
+        if content_reduction == "sum" and reference is not None:
+            raise UserError("loss.content_reduction=sum grows with the picture, and is for loss.relative=false")
         self.vgg = vgg
         self.style_layers, self.content_layers = dict(style_layers), dict(content_layers)
         self.content_reduction = content_reduction
