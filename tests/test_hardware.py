@@ -31,3 +31,17 @@ def test_a_gpu_beyond_those_that_we_see_is_named(monkeypatch):
     assert hardware.choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="device=cuda:2 was asked for, but the last GPU is cuda:1"):
         hardware.choose_device("cuda:2")
+
+
+@pytest.mark.parametrize(("cores", "said", "expected"), [(2, None, [2]), (64, None, []), (2, "8", []), (65, None, [])])
+def test_a_containers_quota_is_heeded(monkeypatch, cores, said, expected):
+    """Of 64 threads, with which two cores' time would be gone at once in each period."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    threads = []
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
+    monkeypatch.setattr(hardware.torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(hardware.torch, "set_num_threads", threads.append)
+    hardware.heed_quota()
+    assert threads == expected

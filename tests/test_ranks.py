@@ -57,16 +57,6 @@ def test_a_rank_knows_its_own_cores(environment, monkeypatch, variables, expecte
     assert module.cores_of_rank(4) == expected
 
 
-def test_a_containers_quota_is_heeded(environment, monkeypatch):
-    environment({})
-    threads = []
-    monkeypatch.setattr(module, "cores", lambda: 2)
-    monkeypatch.setattr(module.torch, "get_num_threads", lambda: 64)
-    monkeypatch.setattr(module.torch, "set_num_threads", threads.append)
-    module.share_cores()
-    assert threads == [2]
-
-
 def test_each_rank_has_a_core(environment, monkeypatch):
     environment({})
     monkeypatch.setattr(module, "cores", lambda: 32)

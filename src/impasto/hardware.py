@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from impasto.errors import UserError
+from impasto.limits import cores
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -88,6 +89,15 @@ def restart_peak(device: torch.device) -> int:
     with suppress(OSError):  # not on Linux
         Path("/proc/self/clear_refs").write_text("5")
     return int(psutil.Process().memory_info().rss)
+
+
+def heed_quota() -> None:
+    """Have torch take no more threads than a container leaves cores, of which it does not know.
+
+    OMP_NUM_THREADS says otherwise.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and cores() < torch.get_num_threads():
+        torch.set_num_threads(cores())
 
 
 def visible(gpus: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from rich.progress import track
 from impasto.assets import PHOTOS
 from impasto.data.pack import is_pack
 from impasto.errors import UserError
-from impasto.hardware import choose_device
+from impasto.hardware import choose_device, heed_quota
 from impasto.image import check_writable, find_images, read_image, save_image, to_image, with_long_side
 from impasto.losses.objective import LARGEST, SMALLEST, build_objectives, check_strength, check_stroke, read_painting
 from impasto.machine import choose_precision, first_device
@@ -31,6 +31,7 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
 
     The photo is the first of the training data's folder, or one of those that ship. Raises `UserError`.
     """
+    heed_quota()
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
     if device.type == "cuda":
         device = choose_device(first_device(config["trainer"]))

@@ -6,6 +6,7 @@ import os
 import torch
 
 from impasto.errors import UserError
+from impasto.hardware import heed_quota
 from impasto.limits import cores
 
 log = logging.getLogger("impasto")
@@ -41,16 +42,10 @@ def tasks_per_node() -> tuple[int, int]:
 
 
 def share_cores() -> None:
-    """Leave each of srun's ranks on a node its part of the cores, unless OMP_NUM_THREADS says how many.
-
-    Nor does torch count fewer where a container leaves fewer than the machine has.
-    """
-    if "OMP_NUM_THREADS" in os.environ:
-        return
-    if started_by() == "srun":
+    """Leave each of srun's ranks on a node its part of the cores, unless OMP_NUM_THREADS says how many."""
+    heed_quota()
+    if started_by() == "srun" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores_of_rank(tasks_per_node()[0]))
-    elif cores() < torch.get_num_threads():
-        torch.set_num_threads(cores())
 
 
 def cores_of_rank(ranks: int) -> int:

@@ -79,7 +79,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     from impasto.evaluation.scores import score, speed
     from impasto.export import load_any
     from impasto.files import check_place
-    from impasto.hardware import choose_device, takes_bfloat16
+    from impasto.hardware import choose_device, heed_quota, takes_bfloat16
     from impasto.losses.objective import build_objective, read_painting
     from impasto.peers import precision_for
     from impasto.styles import find_checkpoint
@@ -88,6 +88,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     net, metadata = load_any(path)
     check_card(metadata)
     precision = precision_for(net, options.precision)
+    heed_quota()
     plan = Plan(sizes, photos, options.iterations, choose_device(options.device), precision)
     takes_bfloat16(precision, plan.device.type)  # mistakes before VGG19 takes its time
     ships = path.resolve().parent == STYLES.resolve()  # the package is no place for it

@@ -71,7 +71,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     from impasto.engines.eager import memory_errors
     from impasto.events import Events
     from impasto.files import whole_file, write_text
-    from impasto.hardware import choose_device, takes_bfloat16
+    from impasto.hardware import choose_device, heed_quota, takes_bfloat16
     from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
     from impasto.losses.objective import SMALLEST, build_objectives, read_painting
     from impasto.optimization import check_optimizer, coarse_to_fine, memory_shortage
@@ -81,6 +81,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
     check_writable(output)
     check_not_input(output, [Path(config["content"]), Path(config["style"]["image"])])
+    heed_quota()
     device = choose_device(str(config["device"]))
     photo = read_image(config["content"])
     sides = coarse_to_fine(config["size"], config["scales"])

@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt
 from rich.console import Console
 
 from impasto.checkpoint import load_network
-from impasto.hardware import choose_device, takes_bfloat16
+from impasto.hardware import choose_device, heed_quota, takes_bfloat16
 from impasto.memory import Room, is_shortage
 from impasto.models.transformer_net import TransformerNet
 from impasto.peers import PEER_SUFFIXES, load_peer_network, precision_for
@@ -41,6 +41,7 @@ class EagerEngine:
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
+        heed_quota()
         self.torch_device = choose_device(device)
         self.bfloat16 = takes_bfloat16(precision_for(net, precision), self.torch_device.type)
         self.precision = "bfloat16" if self.bfloat16 else "float32"
