@@ -175,6 +175,7 @@ def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(forked, tmp_
     first = forked("train.py", *words, "schedule.images=8", "resume=true")
     assert first.returncode == 0, first.stderr
     assert "skipped 1 of 7 images" in first.stderr
+    assert "schedule.warmup=50 is as long as the run" in first.stderr
     assert json.loads((tmp_path / "run" / "rejected.jsonl").read_text())["photo"] == "grey.png"
     for lost in ("a.safetensors", "config.yaml"):
         (tmp_path / "run" / lost).unlink()

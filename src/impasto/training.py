@@ -146,6 +146,12 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
     """The module and its painting. Raises `UserError` where they are not those of the run to go on with."""
     style, loss = config["style"], config["loss"]
     schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
+    if schedule.warmup >= schedule.images:
+        log.warning(
+            "schedule.warmup=%d is as long as the run: the rate ends while it rises to schedule.learning_rate=%g",
+            schedule.warmup,
+            schedule.learning_rate,
+        )
     painting = read_painting(style["image"], config["stroke"])
     origin = {"name": style["name"], "stroke": config["stroke"], **provenance(style["image"])}
     net = TransformerNet(**config["model"]).to(memory_format=torch.channels_last)
