@@ -45,6 +45,31 @@ def test_histogram_takes_the_photos_mean_and_covariance():
     np.testing.assert_allclose(np.cov(result.reshape(-1, 3).T), np.cov(photo.reshape(-1, 3).T), atol=2e-4)
 
 
+def test_what_is_transparent_has_no_say_in_colours():
+    """Of a picture that was cut out, whose colours around it mean nothing."""
+    random = np.random.default_rng(2)
+    photo, stylized = (
+        random.uniform(low, high, (60, 60, 3)).astype(np.float32) for low, high in ((0.1, 0.6), (0.4, 0.7))
+    )
+    alpha = np.zeros((60, 60), np.float32)
+    alpha[:, :20] = 1
+    expected = finish(stylized[:, :20], photo[:, :20], Controls(preserve_color="histogram"))
+    photo[:, 20:], stylized[:, 20:] = 1, 0
+    result = finish(stylized, photo, Controls(preserve_color="histogram"), alpha)
+    np.testing.assert_allclose(result[:, :20], expected, atol=1e-4)
+    assert np.isfinite(finish(stylized, photo, Controls(preserve_color="histogram"), 0 * alpha)).all()
+
+
+def test_a_style_without_colours_gets_no_noise_for_them():
+    """As an ink drawing's, of which rounding is all the colour."""
+    random = np.random.default_rng(3)
+    grey = random.integers(0, 256, (200, 200, 1))
+    stylized = (grey + random.integers(-1, 2, (200, 200, 3))).clip(0, 255).astype(np.uint8)
+    photo = random.integers(0, 256, (20, 20, 3)).repeat(10, 0).repeat(10, 1).astype(np.uint8)
+    result = finish(stylized, photo, Controls(preserve_color="histogram")).astype(int)
+    assert (result[..., 2] - result[..., 1]).std() < 40  # the photo's has 104
+
+
 def test_sizes():
     assert Controls().sizes(400, 300) == ((400, 300), (400, 300))
     assert Controls(size=200).sizes(400, 300) == ((200, 150), (200, 150))

@@ -163,3 +163,13 @@ def test_any_painting_gives_a_finite_objective(tmp_path, photo, change, monkeypa
     photo.requires_grad_(False)
     assert gradient.isfinite().all()
     assert 0.1 < total.item() < 100
+
+
+def test_an_objective_of_one_photo_is_the_same_and_sees_it_once(monkeypatch):
+    loss = {"style_layers": {"relu1_1": 1.0}, "content_layers": {"relu2_1": 1.0}, "relative": False}
+    loss |= {"content_reduction": "mean", "weights": {"content": 1.0, "style": 2.0, "tv": 0.1, "grid": 0.1}}
+    whole = build_objective(noise_image(48, 40), loss, {"source": "oxford"}, 1.0)
+    content, stylized = torch.rand(1, 3, 32, 40), torch.rand(1, 3, 32, 40)
+    expected, judge = whole(stylized, content), whole.of(content)
+    monkeypatch.setattr(whole.loss, "targets", pytest.fail)
+    assert judge(stylized) == expected

@@ -18,6 +18,9 @@ class Quadratic(Objective):
     def forward(self, stylized, content):
         return {"total": (self.slopes * (stylized - 0.25).square()).sum()}
 
+    def of(self, content):
+        return lambda stylized: self(stylized, content)
+
 
 @pytest.fixture
 def quadratic():

@@ -118,6 +118,17 @@ def test_a_still_film_stays_as_it_is_for_long(moving):
     assert np.abs(shown - painted).max() < 1e-3
 
 
+def test_what_a_slow_pan_overshoots_does_not_grow(moving):
+    """Half a pixel a frame, which a cubic filter sharpens: fed back it became stripes of black and white."""
+    scene = np.asarray(noise_image(160, 128, 3).resize((320, 256)), dtype=np.float32)[:, :, :] / 255
+    steady = SteadyEngine(Boiling(), 0.9)
+    for shift in range(40):
+        shown = np.ascontiguousarray(arranged((scene[shift : shift + 200, shift : shift + 240])[::2, ::2]))
+        steady.follow(shown, shown)
+    assert steady.painted.min() >= 0
+    assert steady.painted.max() <= 1
+
+
 def test_light_that_changes_is_followed(moving):
     """A lamp that is switched on, and dims again: no glow of it is left."""
     steady = SteadyEngine(Boiling(), 0.9)

@@ -287,6 +287,15 @@ def test_the_largest_tile_that_fits_is_chosen(monkeypatch, free, size, tile):
     assert room.choose_tile(*size, 32, "float32", CPU) == tile
 
 
+def test_a_gpu_takes_no_tensor_that_cuda_cannot_address(monkeypatch):
+    """32 channels of 100 megapixels: its padding counts in 32 bits, however much memory there is."""
+    monkeypatch.setattr(room, "free_memory", lambda device: 1 << 40)
+    gpu = torch.device("cuda")
+    assert room.choose_tile(8000, 12000, 32, "bfloat16", gpu) == 1024
+    assert room.choose_tile(8000, 8000, 32, "bfloat16", gpu) is None
+    assert room.choose_tile(8000, 12000, 32, "bfloat16", CPU) is None
+
+
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_picture_as_large_as_the_one_before_needs_no_tiles(monkeypatch, keeps):
     """Though the memory that a command keeps for it is no longer free; what others give back is to be had anew."""

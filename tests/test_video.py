@@ -26,7 +26,7 @@ from impasto.job import Job
 from impasto.stylizer import Stylizer
 from impasto.video import encoding, film, joining
 from impasto.video.clip import Pictures, open_frames, open_input, read_clip
-from impasto.video.colours import EXACT
+from impasto.video.colours import EXACT, read_colours
 from impasto.video.parts import Parts
 
 from .conftest import ROOT, noise_image
@@ -411,6 +411,43 @@ def test_ticks_are_no_rate_and_fields_are_told_of(stylize, tmp_path, monkeypatch
     assert read_clip(source, 1).rate == 30
 
 
+@pytest.mark.parametrize(
+    ("size", "matrix"), [((1280, 536), 1), ((1920, 800), 1), ((960, 720), 1), ((1024, 576), 6), ((720, 576), 6)]
+)
+def test_an_unnamed_matrix_is_the_one_that_players_take(size, matrix):
+    assert read_colours(av.VideoFrame(*size, "yuv420p")).matrix == matrix
+
+
+def test_frames_of_one_time_delay_no_others(stylize, tmp_path):
+    """As Matroska's milliseconds make them of times that are closer."""
+    times = [number * 512 - (510 if number in (3, 7) else 0) for number in range(12)]
+    source = make_clip(tmp_path / "a.mkv", codec="mpeg4", times=times)
+    before = [float(time) for time in frames_of(source)[0]]
+    assert len(set(before)) < 12
+    stylize(source, tmp_path / "out.mkv")
+    after = [float(time) for time in frames_of(tmp_path / "out.mkv")[0]]
+    assert np.abs(np.array(after) - before).max() < 0.003
+
+
+def test_frames_of_another_size_are_told_of_once(tmp_path, caplog):
+    clip = read_clip(make_clip(tmp_path / "a.mp4"), 1)
+    pictures = Pictures(clip)
+    for size in ((64, 48), (48, 64), (48, 64)):
+        assert pictures(av.VideoFrame.from_ndarray(ramp(*size), format="rgb24")).size == (64, 48)
+    assert [line for line in caplog.messages if "goes on from 64×48 to 48×64 px" in line] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
+def test_light_levels_are_left_out_and_told_of(stylize, tmp_path, caplog):
+    if "libx265" not in av.codecs_available:
+        pytest.skip("this build of PyAV lacks libx265")
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
+    parameters = f"log-level=error:hdr10=1:master-display={display}:max-cll=1000,400"
+    source = make_clip(tmp_path / "a.mp4", codec="libx265", pix_fmt="yuv420p10le", encoder={"x265-params": parameters})
+    stylize(source, tmp_path / "out.mp4")
+    assert f"left out: HDR10's light levels of {source}" in caplog.text
+
+
 def test_hdr_stays_hdr_and_is_told_of(stylize, tmp_path, caplog):
     tags = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": 16}  # BT.2020, PQ
     source = make_clip(tmp_path / "in.mp4", frames=2, pix_fmt="yuv420p10le", tags=tags)
@@ -499,7 +536,7 @@ def test_wrong_input_and_output_are_named(stylize, tmp_path):
         (source, tmp_path / "out.webm", {}, ".webm cannot hold the input's sound, which is aac: try output=….mkv"),
         (source, None, {"megapixels": 0.001}, "more than max_megapixels=0.001"),
         (source, None, {"tile": 512}, "tile=512 is for images: a film's frames are painted whole"),
-        (source, None, {"smooth": 1.0}, "smooth=1 should be at least 0 and below 1"),
+        (source, None, {"smooth": 1.0}, "smooth=1 should be in 0…0.9"),
     ):
         with pytest.raises(UserError, match=line):
             stylize(path, output, **changes)

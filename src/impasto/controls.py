@@ -18,6 +18,7 @@ COLOURS = ("none", "luminance", "histogram")
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 BARELY = 0.01  # of brightness, that is seen by nobody
 STRETCHED = 0.02  # of a mask's height, beyond rounding, that is worth a warning
+FAINT = 4 / 255  # deviation of a colour, below which it is as much rounding as colour
 ROWS = 512  # worked on at once, so that memory stays bounded
 
 
@@ -70,14 +71,17 @@ class Controls:
         return seen, (width, height) if self.upscale else asked
 
 
-def finish(stylized: np.ndarray, photo: np.ndarray, controls: Controls) -> np.ndarray:
-    """Colours and strength as the controls say; all arrays (height, width, 3) of one size and type."""
+def finish(stylized: np.ndarray, photo: np.ndarray, controls: Controls, alpha: np.ndarray | None = None) -> np.ndarray:
+    """Colours and strength as the controls say; both (height, width, 3) of one size and type.
+
+    What is wholly transparent by `alpha`, (height, width), has no say in the colours of the rest.
+    """
     if controls.strength == 0:
         return photo
     if controls.preserve_color == "none" and controls.strength == 1:
         return stylized
     if controls.preserve_color == "histogram":
-        matrix, before, after = _colour_transfer(stylized, photo)
+        matrix, before, after = _colour_transfer(stylized, photo, alpha)
     result = np.empty_like(stylized)
     for top in range(0, len(stylized), ROWS):
         rows = slice(top, top + ROWS)
@@ -125,17 +129,22 @@ def check_feather(feather: float) -> None:
         raise UserError(f"feather={feather} should be in 0…{LONGEST} px")
 
 
-def _colour_transfer(stylized: np.ndarray, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _colour_transfer(
+    stylized: np.ndarray, photo: np.ndarray, alpha: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matrix, mean before and mean after that give the stylized colours the photo's mean and covariance.
 
-    Source: Gatys et al. 2016 (arXiv:1606.05897), section 4.1, with the symmetric root.
+    Source: Gatys et al. 2016 (arXiv:1606.05897), section 4.1, with the symmetric root. Differs: what the stylized
+    colours hardly have, as those of an ink drawing, is not raised to all that the photo has, which would be noise.
     """
+    step = max(1, int((photo.shape[0] * photo.shape[1] / 1e6) ** 0.5))  # a million pixels tell
+    seen = np.ones(photo.shape[:2], bool) if alpha is None or not alpha.any() else alpha > 0
+    seen = seen[::step, ::step] if seen[::step, ::step].any() else np.ones_like(seen[::step, ::step])
     means, roots = [], []
-    for pixels in (stylized, photo):
-        step = max(1, int((pixels.shape[0] * pixels.shape[1] / 1e6) ** 0.5))  # a million pixels tell
-        sample = unit(pixels[::step, ::step]).reshape(-1, 3).astype(np.float64)
+    for pixels, least in ((stylized, FAINT**2), (photo, 0)):
+        sample = unit(pixels[::step, ::step])[seen].astype(np.float64)
         means.append(sample.mean(0))
-        values, vectors = np.linalg.eigh(np.cov(sample.T, bias=True) + 1e-8 * np.eye(3))
-        roots.append((vectors * np.sqrt(values)) @ vectors.T)
+        values, vectors = np.linalg.eigh(np.cov(sample.T, bias=True))
+        roots.append((vectors * np.sqrt(values.clip(least))) @ vectors.T)
     matrix = np.linalg.inv(roots[0]) @ roots[1]
     return matrix.astype(np.float32), means[0].astype(np.float32), means[1].astype(np.float32)

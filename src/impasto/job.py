@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Look:
-    """One way to paint: a name for files, the function, and a key that changes with anything that changes pictures.
+    """One way to paint: a name for files, the function, and a key that changes with whatever is chosen.
 
     `at_once` tells how many pictures of a size are best painted together; `memories` are the networks behind it that
     know the frames before.

@@ -16,13 +16,19 @@ def control_groups(root: Path = GROUPS, own: Path = OWN) -> Iterator[Path]:
 
 
 def cores(root: Path = GROUPS, own: Path = OWN) -> int:
-    """Processor cores that this process may use: a quota of time, such as `docker run --cpus` sets, is rounded up."""
+    """Processor cores that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, quota(root, own) or count)
+
+
+def quota(root: Path = GROUPS, own: Path = OWN) -> int | None:
+    """How many cores' time there is, rounded up, as `docker run --cpus` limits it; None where nothing does."""
+    limits = []
     for group in control_groups(root, own):
         try:
-            quota, period = (group / "cpu.max").read_text().split()
+            share, period = (group / "cpu.max").read_text().split()
         except (OSError, ValueError):  # none here
             continue
-        if quota != "max":
-            count = min(count, ceil(int(quota) / int(period)))
-    return count
+        if share != "max":
+            limits.append(ceil(int(share) / int(period)))
+    return min(limits, default=None)

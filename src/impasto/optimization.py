@@ -73,13 +73,15 @@ def optimize(
     else:
         method = torch.optim.Adam([image], lr=rate)
     terms: dict[str, Tensor] = {}
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
+        judge = objective.of(content)
     best, best_image = inf, start
 
     def evaluate() -> Tensor:
         nonlocal terms
         method.zero_grad()
         with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
-            terms = objective(image.to(memory_format=torch.channels_last), content)
+            terms = judge(image.to(memory_format=torch.channels_last))
         terms["total"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return terms["total"].detach()
 

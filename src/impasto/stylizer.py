@@ -127,7 +127,7 @@ class Stylizer:
             for first in range(0, len(waiting), count):
                 stylized += self._network(waiting[first : first + count])
         return [
-            replace(photo, pixels=finish(resize_array(pixels, photo.size), content, controls))
+            replace(photo, pixels=finish(resize_array(pixels, photo.size), content, controls, photo.alpha))
             for photo, pixels, content in zip(photos, stylized, contents, strict=True)
         ]
 

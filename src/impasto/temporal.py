@@ -104,7 +104,7 @@ class SteadyEngine:
     memory_t = painted_t + smooth * trust * (warp(memory_(t-1)) - painted_t)
 
     The average pales strokes that differ; so what is given out is the memory with the local contrast of the painted
-    frame. What is remembered is not: fed back, contrast grows to spots. `smooth`, in [0, 1), is the weight of the past.
+    frame. What is remembered is not: fed back, contrast grows to spots. `smooth` is the weight of the past.
     """
 
     batch_pixels = 0  # one after the other
@@ -132,7 +132,8 @@ class SteadyEngine:
         if motion is None:
             return stylized
         motion = motion.resized(*fresh.shape[:2])
-        past = warp(past, motion.places, cv2.INTER_CUBIC)  # linear would blur more with every frame
+        # linear would blur more with every frame; cubic overshoots, which fed back would grow
+        past = warp(past, motion.places, cv2.INTER_CUBIC).clip(0, 1)
         self.painted = fresh + (self.smooth * motion.trust)[..., None] * (past - fresh)
         return np.ascontiguousarray(with_contrast_of(fresh, self.painted).transpose(2, 0, 1)[None])
 

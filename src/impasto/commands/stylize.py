@@ -38,7 +38,7 @@ Stylize an image, every image under a folder, or a video, in one forward pass ea
   mask=PATH         white is stylized, black and transparent stay as they are; with two styles, the second goes there;
                     feather=16 px
   smooth=0.8        of videos: how much strokes stay as they were in the frame before and move with what they paint,
-                    below 1; 0 is each frame on its own, which flickers
+                    up to 0.9; 0 is each frame on its own, which flickers
   quality=95        of JPEG, WebP, AVIF and videos; format=png|jpg|… where output has no suffix
   keep_metadata=true|false   camera, date, place and copyright; orientation and colour profile are applied
   max_megapixels=178   larger images, and results, are refused: allow more if you trust them

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from impasto.engines.eager import memory_errors
 from impasto.errors import UserError, one_line
-from impasto.hardware import choose_device
+from impasto.hardware import choose_device, heed_quota
 from impasto.memory import Room
 from impasto.models.transformer_net import TransformerNet
 from impasto.tiling.room import memory_of_pass
@@ -60,6 +60,7 @@ class CompiledEngine:
     batch_pixels = 0
 
     def __init__(self, path: Path, device: str = "auto") -> None:
+        heed_quota()
         record = read_record(path)
         self.margin, self.width = int(record.pop("margin", 0)), int(record.pop("width", 32))
         target, chosen = record.pop("target"), choose_device(device)

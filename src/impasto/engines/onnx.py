@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from impasto.errors import UserError, one_line
+from impasto.limits import cores, quota
 from impasto.memory import Room
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -42,7 +43,8 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what is fatal: errors are raised, too
         threads = os.environ.get("OMP_NUM_THREADS", "")
-        options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one for each core
+        given = int(threads) if threads.isdigit() else 0  # 0: one for each core
+        options.intra_op_num_threads = given or (0 if quota() is None else cores())
         # planned for the size that was last: a quarter more memory, and the second picture half again as slow
         options.enable_mem_pattern = False
         # a thread that spins while it waits takes its core from the decoder

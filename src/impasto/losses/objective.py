@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -44,7 +44,14 @@ class Objective(nn.Module):
         self, stylized: Float[Tensor, "batch 3 height width"], content: Float[Tensor, "batch 3 height width"]
     ) -> dict[str, Float[Tensor, ""]]:
         """The terms of `PerceptualLoss`, unweighted, and `total`."""
-        terms = self.loss(stylized, content)
+        return self._totalled(self.loss(stylized, content))
+
+    def of(self, content: Float[Tensor, "batch 3 height width"]) -> Callable[[Tensor], dict[str, Float[Tensor, ""]]]:
+        """What `forward` does, for one photo over and over: its features are computed once."""
+        targets = self.loss.targets(content)
+        return lambda stylized: self._totalled(self.loss(stylized, content, targets))
+
+    def _totalled(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"total": self.weights.total(terms), **terms}
 
     def at(self, strength: float) -> "Objective":
@@ -65,9 +72,9 @@ def build_objective(
     Raises `UserError` for a wrong value, and where a CPU's memory is too little for the painting.
     """
     check_strength(strength)  # before seconds of work
-    weights = LossWeights(**loss["weights"])
     style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
     _check_memory(painting)
+    weights = LossWeights(**loss["weights"])
     perceptual = PerceptualLoss(
         vgg if isinstance(vgg, VGG19Features) else VGG19Features([*style_layers, *content_layers], **vgg),
         to_tensor(painting),

@@ -87,12 +87,23 @@ class PerceptualLoss(nn.Module):
             if flat := [name for name, scale in self.scales.items() if not scale > 0]:
                 raise UserError(f"{flat[0]} is 0 for photos: nothing to be relative to")
 
-    def forward(
-        self, stylized: Float[Tensor, "batch 3 height width"], content: Float[Tensor, "batch 3 height width"]
-    ) -> dict[str, Float[Tensor, ""]]:
-        """Unweighted terms `content`, `style`, `tv`, `grid`, and each layer's own, such as `style/relu1_1`."""
+    def targets(self, content: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+        """The photos' features, by layer, that those of the stylized batch are compared with."""
         with torch.no_grad():
-            targets = self.vgg(content, self.content_layers)
+            features: dict[str, Tensor] = self.vgg(content, self.content_layers)
+        return features
+
+    def forward(
+        self,
+        stylized: Float[Tensor, "batch 3 height width"],
+        content: Float[Tensor, "batch 3 height width"],
+        targets: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Unweighted terms `content`, `style`, `tv`, `grid`, and each layer's own, such as `style/relu1_1`.
+
+        `targets` of the content spare a pass over it.
+        """
+        targets = self.targets(content) if targets is None else targets
         features = self.vgg(stylized, {**self.content_layers, **self.style_layers})
         terms = self._raw(stylized, features, targets)
         terms = {name: term / self.scales.get(name, 1.0) for name, term in terms.items()}

@@ -5,6 +5,7 @@ import torch
 from impasto.memory import free_memory
 
 TILES = (1024, 512, 256, 128)  # px: larger ones gain little time and take gigabytes
+ADDRESSED = 2**31  # numbers in a tensor that CUDA's reflection padding takes
 HALO = 64  # px: more than the default network's 56
 
 # Peak of a process less what it held before, one pass on a CPU, 1 to 3 megapixels, widths 16 and 32, torch 2.15:
@@ -28,7 +29,8 @@ def choose_tile(
     What passes before have taken, and so `held` on to, is enough for as large a one.
     """
     free = free_memory(device)
-    if memory_of_pass(height, width, channels, precision) <= max(held, free // 2):
+    addressed = device.type == "cpu" or channels * (height + 2 * HALO) * (width + 2 * HALO) < ADDRESSED
+    if addressed and memory_of_pass(height, width, channels, precision) <= max(held, free // 2):
         return None
     sides = ((tile, tile + 2 * HALO) for tile in TILES)
     return next(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from impasto.errors import UserError
 
+STEADIEST = 0.9  # from 0.94 on a slow pan's strokes gain contrast with each frame that brings them on
 WRITABLE = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm"})
 SUFFIXES = WRITABLE | {".avi"}  # which holds neither uneven picture times nor B-frames: it is only read
 
@@ -29,8 +30,8 @@ def check_video_suffix(path: Path) -> None:
 
 
 def check_smooth(smooth: float) -> None:
-    """Raise `UserError` for a weight of the past that is none, or where OpenCV is missing."""
-    if not 0 <= smooth < 1:
-        raise UserError(f"smooth={smooth:g} should be at least 0 and below 1; 0 is each frame on its own")
+    """Raise `UserError` for a weight of the past out of range, or where OpenCV is missing."""
+    if not 0 <= smooth <= STEADIEST:
+        raise UserError(f"smooth={smooth:g} should be in 0…{STEADIEST}; 0 is each frame on its own")
     if smooth and find_spec("cv2") is None:
         raise UserError(f"smooth={smooth:g} takes OpenCV: pip install 'impasto[video]'; smooth=0 goes without")

@@ -1,5 +1,6 @@
 """A film as it is read: upright RGB frames with their times, and what the result must keep."""
 
+import logging
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from av.video.stream import VideoStream
 from impasto.errors import UserError
 from impasto.picture import Picture
 from impasto.video.colours import Colours, read_colours, to_rgb
+
+log = logging.getLogger("impasto")
 
 FASTEST = 240  # frames a second: more are the ticks of a browser's recording, and no player's level of H.264 has them
 CUT_OFF = 0.2  # s that may be missing at a file's end before it counts as cut off
@@ -87,6 +90,8 @@ def read_clip(path: Path, megapixels: float) -> Clip:
         )
         if any(sound.codec_context is None for sound in container.streams.audio):
             left_out.append("sounds in an unknown code")
+        if any(_side_data(frame, kind) for kind in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")):
+            left_out.append("HDR10's light levels")
         if any(component.is_alpha for component in frame.format.components):
             left_out.append("transparency")
         return Clip(
@@ -175,8 +180,10 @@ class Frames:
             for frame in decoded:
                 self.damaged += frame.is_corrupt
                 time = frame.dts if frame.pts is None or by_decoding else frame.pts
-                if time is None or last is not None and time <= last:  # of old AVIs
+                if time is None:  # of old AVIs
                     time = 0 if last is None else last + step
+                elif last is not None:
+                    time = max(time, last + 1)  # of two at one time; those that follow keep theirs
                 step = frame.duration or step
                 last = time
                 yield time, frame, frame.duration
@@ -196,18 +203,30 @@ class Pictures:
 
     def __init__(self, clip: Clip) -> None:
         self.clip, self.reformatter = clip, VideoReformatter()
+        self.told = False
 
     def __call__(self, frame: VideoFrame) -> Picture:
-        """Upright, in RGB with 8 or 16 bits, of the size of the first."""
+        """Upright, in RGB with 8 or 16 bits, of the size of the first; another's is told of once."""
+        if (frame.width, frame.height) != self.clip.coded and not self.told:
+            self.told = True
+            sizes = *self.clip.coded, frame.width, frame.height
+            log.warning("%s goes on from %d×%d to %d×%d px: brought to the first size", self.clip.path, *sizes)
         rgb = to_rgb(frame, self.clip.coded, self.clip.deep, self.clip.colours, self.reformatter)
         return Picture(self.clip.turn.upright(rgb))
 
 
+def _side_data(frame: VideoFrame, kind: str) -> bytes:
+    """What a frame has beside its pixels, by FFmpeg's name; nothing where it has no such."""
+    try:
+        return bytes(frame.side_data[kind])  # type: ignore[literal-required]  # PyAV types one kind only
+    except KeyError:
+        return b""
+
+
 def _turn(frame: VideoFrame) -> Turn:
     """From the display matrix, whose upper left is ((a, b), (c, d)): x → a·x + c·y, y → b·x + d·y."""
-    try:
-        data = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]  # PyAV types one kind only
-    except KeyError:
+    data = _side_data(frame, "DISPLAYMATRIX")
+    if not data:
         return Turn()
-    a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+    a, b, _, c, d = struct.unpack("=5i", data[:20])
     return Turn(True, c < 0, b < 0) if abs(a) < abs(b) else Turn(False, a < 0, d < 0)

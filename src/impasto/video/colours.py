@@ -9,7 +9,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 # FFmpeg's numbers are ITU-T H.273's: here, of the matrices that swscale knows, → swscale's own
 MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 BT709, BT601 = 1, 6
-HIGH_DEFINITION = 720  # lines from which on players take a file that names no matrix for BT.709
+WIDE, HIGH = 1280, 576  # px: from there, and beyond, players (mpv) take a file that names no matrix for BT.709
 # without which greens and purples are off by a level on average, and chroma by half a pixel
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 
@@ -35,7 +35,7 @@ class Colours:
 
 def read_colours(frame: VideoFrame) -> Colours:
     """What a decoded frame says of itself."""
-    guess = BT709 if frame.height >= HIGH_DEFINITION else BT601
+    guess = BT709 if frame.width >= WIDE or frame.height > HIGH else BT601
     return Colours(
         matrix=frame.colorspace if frame.colorspace in MATRICES else guess,
         primaries=frame.color_primaries,

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,8 @@ def _record(clip: Clip, encoding: Encoding, key: str) -> dict[str, Any]:
     with clip.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     said = {name: str(value) for name, value in asdict(encoding).items()}
-    return {"input": digest, "key": key, "encoding": said, "part": PART, "av": av.__version__}
+    versions = {"av": av.__version__, "impasto": version("impasto")}
+    return {"input": digest, "key": key, "encoding": said, "part": PART, **versions}
 
 
 def _memory(engines: "Sequence[SteadyEngine]") -> Memory:
