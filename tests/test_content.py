@@ -1,5 +1,6 @@
 import shutil
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from impasto.data import content as module
+from impasto.data import pack as pack_module
 from impasto.data.content import ContentDataModule
 from impasto.data.pack import pack
 from impasto.data.photos import PhotoFiles, side_at
@@ -266,3 +268,24 @@ def test_a_root_may_be_a_pack(photos, tmp_path):
         ContentDataModule("coco", root, 2, **{**arguments, "image_size": 36})
     with pytest.raises(UserError, match="is a pack, to learn from: say data.validation_root="):
         ContentDataModule("coco", root, 2, **{**arguments, "validation_root": None})
+
+
+def test_photos_lost_while_packing_are_rejects_like_any_other(tmp_path, photos, monkeypatch):
+    """Of a network's disk that was there when they were looked at, and is away for a while."""
+    really, lost = pack_module.look, []
+
+    def look(name, source, short_side):
+        if name in lost:
+            return replace(really(name, source, short_side)[0], problem="Input/output error"), None
+        return really(name, source, short_side)
+
+    monkeypatch.setattr(pack_module, "look", look)
+    lost = ["a.jpg"]
+    arguments = {"image_size": 32, "pack": True, "packs": tmp_path / "packs"}
+    data = ContentDataModule("mine", photos, 1, max_rejects=0.2, **arguments)
+    assert [(reject.photo, reject.kind, reject.reason) for reject in data.rejects] == [
+        ("a.jpg", "corrupt", "Input/output error")
+    ]
+    assert photos / "a.jpg" not in {*data.training, *data.validation}
+    with pytest.raises(UserError, match="1 of 6 images in .* will not do .1 corrupt., more than data.max_rejects=0.1"):
+        ContentDataModule("mine", photos, 1, max_rejects=0.1, **arguments)

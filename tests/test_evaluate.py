@@ -141,9 +141,7 @@ def test_of_half_a_record_the_default_objective_serves(recorded, caplog):
         assert any("does not say what it was trained for" in message for message in caplog.messages)
 
 
-@pytest.mark.parametrize(
-    "part", [{"style": None}, {"style": {"name": ["a"]}}, {"content": {"name": "bundled"}}, {"seed": None}]
-)
+@pytest.mark.parametrize("part", [{"style": None}, {"style": {"name": ["a"]}}, {"content": {"name": "bundled"}}])
 def test_records_that_say_little_are_no_obstacle(recorded, small_net, monkeypatch, part):
     """Photos of which it is not known whether they were learned from are none to judge it by."""
     _, record = load_network(recorded)
@@ -258,6 +256,12 @@ def test_the_folder_learned_from_is_judged_by_its_held_out_photos(tmp_path, smal
         evaluate(CONFIGS, options)
     assert scored["content"] == data.validation
     (photos / "mine_sheet.jpg").unlink()
+
+    noise_image(32, 32, 97).save(photos / "added.png")
+    with pytest.raises(UserError, match="scored"):
+        evaluate(CONFIGS, options)
+    assert scored["content"] == data.validation
+    (photos / "added.png").unlink()
 
     (tmp_path / "others").mkdir()
     noise_image(32, 32, 99).save(tmp_path / "others" / "a.png")

@@ -1,3 +1,4 @@
+import os
 import struct
 import weakref
 import zlib
@@ -175,3 +176,24 @@ def test_photos_of_a_folder_are_brought_to_size_one_by_one(tmp_path, monkeypatch
     assert [image.size for image in read_images(tmp_path, 100)] == [(100, 75)] * 5
     assert len(alive) == 5
     assert max(alive) <= 1
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, caplog):
+    """As one without the right to, or of a network's disk that fails for a while."""
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        noise_image(8, 8).save(tmp_path / place / "1.png")
+    really = os.scandir
+
+    def scandir(place):
+        if str(place) == str(closed):
+            raise PermissionError(13, "Permission denied", str(place))
+        return really(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    closed = tmp_path / "b"
+    assert find_images(tmp_path) == [tmp_path / "a" / "1.png"]
+    assert caplog.messages == [f"left out: '{closed}' cannot be read: Permission denied"]
+    closed = tmp_path
+    with pytest.raises(UserError, match=f"'{tmp_path}' cannot be read: Permission denied"):
+        find_images(tmp_path)

@@ -149,12 +149,22 @@ def test_datasets_travel_to_spawned_workers(photos, dataset):
 
 def test_the_split_is_fixed_by_the_seed_and_disjoint(photos):
     paths = find_images(photos)
-    training, validation = split(paths, 2, seed=1)
+    training, validation = split(paths, photos, 2, seed=1)
     assert len(validation) == 2
     assert sorted(training + validation) == paths
-    assert split(paths, 2, seed=1) == (training, validation)
-    assert any(split(paths, 2, seed=seed)[1] != validation for seed in range(2, 6))
-    assert len(split(paths, 100, seed=1)[1]) == 2  # at most a third
+    assert split(paths, photos, 2, seed=1) == (training, validation)
+    assert any(split(paths, photos, 2, seed=seed)[1] != validation for seed in range(2, 6))
+    assert len(split(paths, photos, 100, seed=1)[1]) == 2  # at most a third
+
+
+def test_photos_that_are_added_change_no_more_of_the_split_than_they_take(photos):
+    """Those held out before are learned from at most where a new one takes their place, and none the other way."""
+    paths = [photos / f"{number}.jpg" for number in range(100)]
+    _, before = split(paths, photos, 16, seed=1)
+    training, after = split([photos / "0 first.jpg", *paths, photos / "z last.jpg"], photos, 16, seed=1)
+    assert len({*before} - {*after}) <= 2
+    assert {*after} - {*before} <= {photos / "0 first.jpg", photos / "z last.jpg"}
+    assert len({*training} & {*after}) == 0
 
 
 def test_validation_crops_are_central_and_square(photos):

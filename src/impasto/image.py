@@ -142,8 +142,15 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Files at any depth; a folder that links lead to again, as in a loop, is not entered again."""
+
+    def unlisted(error: OSError) -> None:
+        said = f"{error.filename!r} cannot be read: {error.strerror}"
+        if Path(error.filename) == folder:
+            raise UserError(said)
+        log.warning("left out: %s", said)
+
     entered = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
         place = os.stat(root)
         if (place.st_dev, place.st_ino) in entered:
             folders.clear()

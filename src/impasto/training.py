@@ -307,6 +307,8 @@ def _start_folder(config: dict[str, Any], run_dir: Path, data: ContentDataModule
         write_text(run_dir / name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     if data.rejects:
         write_rejects(run_dir / "rejected.jsonl", data.rejects)
+    else:  # of the run before data.keep= was said
+        (run_dir / "rejected.jsonl").unlink(missing_ok=True)
     for left_over in (run_dir / "checkpoints").glob(".*.ckpt"):  # by a run killed while it wrote
         left_over.unlink()
     runs = run_dir.parent.parent

@@ -129,7 +129,7 @@ def train_step(*, reference: bool, image_size: int, batch_size: int, **options: 
 
 def photos(image_size: int, batch_size: int, images: int, workers: int = 0) -> Iterator[Tensor]:
     """Batches of crops of the photos that ship, as training with the default data sees them."""
-    training, _ = split(find_images(PHOTOS), HELD_OUT, 0)
+    training, _ = split(find_images(PHOTOS), PHOTOS, HELD_OUT, 0)
     files = PhotoFiles(training, source_size(image_size, AUGMENTATION["min_scale"]))
     dataset = TrainingPhotos(files, image_size, 0, **AUGMENTATION)
     return iter(DataLoader(dataset, batch_sampler=PositionBatches(0, images, batch_size), num_workers=workers))
@@ -137,7 +137,7 @@ def photos(image_size: int, batch_size: int, images: int, workers: int = 0) -> I
 
 def validation_crops(size: int) -> Tensor:
     """Eighteen uint8 crops of the photos held out: whole, and from their corners and middle at twice the scale."""
-    _, held_out = split(find_images(PHOTOS), HELD_OUT, 0)
+    _, held_out = split(find_images(PHOTOS), PHOTOS, HELD_OUT, 0)
     crops = []
     for path in held_out:
         for side in (size, 2 * size):

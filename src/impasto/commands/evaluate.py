@@ -202,9 +202,12 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any], own: Path) -> l
     root = PHOTOS if options.content is None else Path(options.content)
     photos = [photo for photo in find_images(root) if photo.resolve() != own]
     folder, unseen = fingerprint(photos, root, times=False)[:16], photos
+    keys = {photo: short_key(photo, root) for photo in photos}
     for learned in learned_in_all(metadata):
-        if learned.get("folder") == folder:
-            unseen = [photo for photo in unseen if short_key(photo, root) in learned.get("held_out", [])]
+        held_out = set(learned.get("held_out", []))
+        # or this folder, to which photos have been added since
+        if learned.get("folder") == folder or held_out and held_out <= {*keys.values()}:
+            unseen = [photo for photo in unseen if keys[photo] in held_out]
         elif options.content is None and learned.get("name") == "bundled":  # as they once were: nobody knows which
             unseen = []
     if not unseen:

@@ -73,9 +73,11 @@ def fetch(
         for part in parts:
             if part not in missing:
                 _check_as_asked(root / part, pack_sizes[part])
-        for part in missing:  # what was begun to be the other thing
-            begun = unpacking if pack_sizes[part] else packing
-            shutil.rmtree(begun(root / part), ignore_errors=True)
+        for part in missing:
+            begun = (unpacking if pack_sizes[part] else packing)(root / part)
+            if begun.exists():
+                log.warning("%s was begun to be %s: it makes way", begun, "photos" if pack_sizes[part] else "a pack")
+                shutil.rmtree(begun, ignore_errors=True)
         _check_space(root, {part: archives[part] for part in missing}, pack_sizes)
         for part in parts:
             folder, fetched = root / part, root / f".{part}.zip"

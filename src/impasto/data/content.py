@@ -41,9 +41,9 @@ log = logging.getLogger("impasto")
 class ContentDataModule(pl.LightningDataModule):
     """Batches of content photos, RGB in [0, 1], shape (batch_size, 3, image_size, image_size), channels last.
 
-    `root` is any folder of images. Validation photos come from `validation_root`, none of whose photos are learned from
-    where `root` has them, too, or are held out of `root`: `validation` of them (at most a third), chosen by `seed`; a
-    single photo serves as both.
+    `root` is any folder of images. Validation photos come from `validation_root`, whose files are not learned from
+    where `root` has them, too, nor are copies of those chosen; or they are held out of `root`: `validation` of them
+    (at most a third), chosen by `seed`; a single photo serves as both.
     Photos that are corrupt, tiny (a short side below `image_size`), grey or there twice are named and left out
     (`rejects`), those of the kinds in `keep` ("grey,tiny") are not; `trusted` folders are not looked through.
     `pack` (auto, true, false) has all photos of `root` decoded and resized once, into `packs`: the samples stay the
@@ -127,17 +127,22 @@ class ContentDataModule(pl.LightningDataModule):
         if self.packed is None:  # hours, perhaps: for photos that will do
             folder = pack_folder(packs, name, photos, self.root, self.short_side)
             self.packed, how = self._open_pack(photos, self.root, folder, pack, images)
-            photos = photos if self.packed is None else self.packed.paths
+            if self.packed is not None:
+                photos, known = self.packed.paths, {reject.photo for reject in self.rejects}
+                # such as a network's disk that was away while it packed
+                if lost := [reject for reject in unfit(self.packed.photos, 0, KINDS) if reject.photo not in known]:
+                    self.rejects += lost
+                    report(self.rejects, len(self.packed.photos), self.root, max_rejects)
         left_out = {self.root / reject.photo for reject in self.rejects}
         photos = [path for path in photos if path not in left_out]
         if validation_root is not None:
-            self.validation, hashes = _readable(chosen(apart, validation, seed))
+            self.validation, hashes = _readable(chosen(apart, Path(validation_root), validation, seed))
             same = {self.root / photo.name for photo in looked if photo.sha256 in hashes}
             if self.root.resolve().is_relative_to(Path(validation_root).resolve()):  # of the same photos, a choice
                 apart = self.validation
             self.training = _without(photos, apart, same)
         else:
-            self.training, self.validation = split(photos, validation, seed)
+            self.training, self.validation = split(photos, self.root, validation, seed)
             if not self.validation:
                 log.warning("%s holds too few photos to hold one out: validation uses %s", root, photos[0].name)
                 self.validation = photos[:1]
@@ -282,7 +287,8 @@ def _without(photos: list[Path], validation: list[Path], same: set[Path]) -> lis
 
     Raises `UserError` where none is left.
     """
-    names, files = {path.name for path in validation}, {path.resolve() for path in validation}
+    files = {path.resolve() for path in validation}
+    names = {path.name for each in validation for path in (each, each.resolve())}  # to resolve all would take seconds
     left = [path for path in photos if path not in same and not (path.name in names and path.resolve() in files)]
     if not left:
         raise UserError("all photos are validation photos, too: without data.validation_root= some are held out")

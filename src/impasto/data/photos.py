@@ -1,6 +1,8 @@
 """Content photos as datasets: every sample is a pure function of the seed and its position in the run."""
 
+import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -43,12 +45,15 @@ class PhotoFiles:
 
     def __getitem__(self, index: int) -> Tensor:
         """One photo."""
-        return _decoded(self.paths[index], self.short_side)
+        read = _kept if len(self.paths) <= KEPT else _decoded  # of more, none would be there still when it is due
+        return read(self.paths[index], self.short_side)
 
 
-@lru_cache(maxsize=KEPT)
 def _decoded(path: Path, short_side: int) -> Tensor:
     return torch.from_numpy(np.array(read_image(path, short_side))).permute(2, 0, 1)
+
+
+_kept = lru_cache(maxsize=KEPT)(_decoded)
 
 
 def read_or_next(photos: Photos, index: int) -> Tensor:
@@ -71,17 +76,26 @@ def source_size(image_size: int, min_scale: float) -> int:
     return round(image_size / min_scale**0.5)
 
 
-def split(photos: Sequence[Path], validation: int, seed: int) -> tuple[list[Path], list[Path]]:
+def split(photos: Sequence[Path], root: Path, validation: int, seed: int) -> tuple[list[Path], list[Path]]:
     """Training and validation photos: `validation` of them held out, at most a third, the same for the same seed."""
-    held_out = chosen(photos, min(validation, len(photos) // 3), seed)
+    held_out = chosen(photos, root, min(validation, len(photos) // 3), seed)
     apart = set(held_out)
     return [photo for photo in photos if photo not in apart], held_out
 
 
-def chosen(photos: Sequence[Path], count: int, seed: int) -> list[Path]:
-    """`count` of the photos, or all if they are fewer, in their order; the same for the same seed."""
-    order = np.random.default_rng(seed).permutation(len(photos))
-    return [photos[i] for i in sorted(order[:count])]
+def chosen(photos: Sequence[Path], root: Path, count: int, seed: int) -> list[Path]:
+    """`count` of the photos under a folder, or all if they are fewer, in their order; the same for the same seed.
+
+    Each draws a lot by its name, so that those chosen stay so where others come or go: else a run that is gone on with
+    would be validated with photos that it has learned from.
+    """
+
+    def lot(photo: Path) -> bytes:
+        name = os.fsencode(photo.relative_to(root).as_posix())
+        return hashlib.sha256(str(seed).encode() + b"\0" + name).digest()
+
+    drawn = set(sorted(photos, key=lot)[:count])
+    return [photo for photo in photos if photo in drawn]
 
 
 class TrainingPhotos(Dataset[Tensor]):

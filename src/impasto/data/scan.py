@@ -94,6 +94,8 @@ def scan(paths: Sequence[Path], root: Path, records: Path) -> list[Photo]:
     if len(paths) < MANY:  # a matter of seconds
         return _look_through(paths, root)
     record = records / f"{key[:8]}{RECORD}"
+    if (known := _recall(record, key)) is not None:  # also while another packs, which may take hours
+        return _with_mended(known, root)
     try:
         with held(records, f"Waiting for another process that looks at, or packs, {str(root)!r}", None, lock_of(root)):
             known = _recall(record, key)
