@@ -4,7 +4,6 @@ import atexit
 import logging
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -206,6 +205,10 @@ def _kill(run: Run, fault: str, tally: Tally, startup: float, dice: random.Rando
 
 def _fill_disk(process: "subprocess.Popen[str]", dice: random.Random) -> None:
     """Let no file of the process grow beyond 4 KiB for a second, as on a disk that is full for a while."""
+    import resource  # not on Windows
+
+    if process.poll() is not None:
+        return
     _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, most))
     time.sleep(1)
