@@ -67,7 +67,7 @@ def learned(reference, **options):
         image_size=64,
         batch_size=2,
         images=60,
-        schedule={"learning_rate": 1e-3, "final": 0.05},
+        schedule={"learning_rate": 3e-4, "final": 0.05},
         width=8,
         style_size=96,
         **options,

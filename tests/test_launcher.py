@@ -125,15 +125,15 @@ def test_nodes_that_differ_are_refused_by_all(words, runs, tmp_path, own, line):
 
 
 def test_a_loss_that_blows_up_is_judged_by_all_ranks_alike(words, tmp_path):
-    """Each returns three times, one line tells why, and the checkpoint has the weights of the start.
+    """Each returns three times and then stops, one line tells why, and the checkpoint has the weights of the start.
 
-    The third return is to 60 images, whose checkpoint has taken what the return before had just put back.
+    The last return is to 60 images, whose checkpoint has taken what the return before had just put back.
     """
     placed = ["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=1", "hydra.run.dir=run"]
     rates = ["schedule.learning_rate=1e6", "schedule.images=400", "validation.every=1000"]
     first, second = ranks.train([*words, *placed, *rates], 2, tmp_path)
     assert (first.status, second.status) == (1, 1)
-    assert re.findall(r"back to the weights of (\d+) images, and on", first.stderr) == ["0", "0", "60"]
+    assert re.findall(r"back to the weights of (\d+) images", first.stderr) == ["0", "0", "0", "60"]
     assert "lowered it 3 times; lower schedule.learning_rate=1e+06" in first.stderr.splitlines()[-1]
     assert [line for line in second.stderr.splitlines() if line.startswith("warning")] == []
     newest = max((tmp_path / "run" / "checkpoints").glob("0*.ckpt"))

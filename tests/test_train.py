@@ -360,7 +360,7 @@ def test_mistakes_are_one_line_and_leave_nothing(words, line, tmp_path, monkeypa
 def test_an_absent_gpu_is_one_line_on_stderr_with_status_1(forked, tmp_path):
     result = forked("train.py", "style=starry_night", "trainer=gpu", cwd=tmp_path)
     assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("error: a GPU was asked for")
+    assert result.stderr.strip().splitlines()[-1].startswith("error: trainer.accelerator=gpu was asked for")
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
 
