@@ -138,8 +138,9 @@ def _colour_transfer(
     colours hardly have, as those of an ink drawing, is not raised to all that the photo has, which would be noise.
     """
     step = max(1, int((photo.shape[0] * photo.shape[1] / 1e6) ** 0.5))  # a million pixels tell
-    seen = np.ones(photo.shape[:2], bool) if alpha is None or not alpha.any() else alpha > 0
-    seen = seen[::step, ::step] if seen[::step, ::step].any() else np.ones_like(seen[::step, ::step])
+    seen = np.ones(photo.shape[:2], bool)[::step, ::step] if alpha is None else alpha[::step, ::step] > 0
+    if not seen.any():
+        seen[:] = True
     means, roots = [], []
     for pixels, least in ((stylized, FAINT**2), (photo, 0)):
         sample = unit(pixels[::step, ::step])[seen].astype(np.float64)

@@ -13,8 +13,8 @@ from impasto.commands.configuration import compose, plain
 from impasto.errors import UserError
 
 READ = ("style.image", "data.root", "data.validation_root", "vgg.path")  # files and folders
-# values that are taken as they are; every other one is read by Hydra's grammar
 NULL = ("data.validation_root=null", "vgg.path=null")  # as these are where nobody says more
+# values that are taken as they are; every other one is read by Hydra's grammar
 LITERAL = (*READ, "style.name", "data.packs", "data.keep", "init", "resume", "hydra.run.dir")
 
 
