@@ -215,6 +215,7 @@ def test_a_picture_that_memory_does_not_hold_is_refused_before_it_is_tried(kind,
     assert "width" not in stylize.engine.metadata
     free = 1 << 40
     monkeypatch.setattr("impasto.memory._free_main_memory", lambda: free)
+    monkeypatch.setattr("impasto.memory._keeps", True)  # as in a command
     stylize(noise_image(48, 32))
     free = 0
     stylize(noise_image(48, 32))  # in what it has held on to
