@@ -203,10 +203,11 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any], own: Path) -> l
     photos = [photo for photo in find_images(root) if photo.resolve() != own]
     folder, unseen = fingerprint(photos, root, times=False)[:16], photos
     keys = {photo: short_key(photo, root) for photo in photos}
+    here = {*keys.values()}
     for learned in learned_in_all(metadata):
         held_out = set(learned.get("held_out", []))
         # or this folder, to which photos have been added since
-        if learned.get("folder") == folder or held_out and held_out <= {*keys.values()}:
+        if learned.get("folder") == folder or held_out and held_out <= here:
             unseen = [photo for photo in unseen if keys[photo] in held_out]
         elif options.content is None and learned.get("name") == "bundled":  # as they once were: nobody knows which
             unseen = []

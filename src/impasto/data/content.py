@@ -130,8 +130,9 @@ class ContentDataModule(pl.LightningDataModule):
             if self.packed is not None:
                 photos, known = self.packed.paths, {reject.photo for reject in self.rejects}
                 # such as a network's disk that was away while it packed
-                if lost := [reject for reject in unfit(self.packed.photos, 0, KINDS) if reject.photo not in known]:
-                    self.rejects += lost
+                lost = [photo for photo in self.packed.photos if photo.problem and photo.name not in known]
+                if lost:
+                    self.rejects += [Reject(photo.name, "corrupt", photo.problem) for photo in lost]
                     report(self.rejects, len(self.packed.photos), self.root, max_rejects)
         left_out = {self.root / reject.photo for reject in self.rejects}
         photos = [path for path in photos if path not in left_out]

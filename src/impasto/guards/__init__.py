@@ -19,8 +19,8 @@ def watches(
     config: dict[str, Any], run_dir: Path, module: StyleTransferModule, data: ContentDataModule
 ) -> list[Callback]:
     """The callbacks that watch the loader and the machine. Raises `UserError` for a disk that the run would fill."""
-    validations = -(-module.images // max(1, config["validation"]["every"]))
-    entries = module.images // data.batch_size // max(1, config["trainer"]["log_every"])
+    validations = -(-module.images // config["validation"]["every"])
+    entries = module.images // data.batch_size // config["trainer"]["log_every"]
     needed = space_needed(module.net, max(256, data.image_size), validations, entries)
     check_space(run_dir, still_needed(run_dir, needed))
     return [LoaderWatch(data), MachineWatch(run_dir, needed)]

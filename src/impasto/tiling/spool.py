@@ -29,11 +29,12 @@ class Spool:
 
     unit = 1  # px to a region's pixel
 
-    def __init__(self, channels: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, channels: int, width: int, dtype: torch.dtype, device: torch.device, folder: str) -> None:
         self.channels, self.width, self.dtype, self.device = channels, width, dtype, device
         self.norm: Callable[[Tensor], Tensor] | None = None  # of what is read; known when all has been written
         self.pixel_bytes = channels * dtype.itemsize
-        self.file = tempfile.TemporaryFile(buffering=0, dir=_folder())  # noqa: SIM115, closed by `open_spools`
+        self.advice = _advice(folder)
+        self.file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115, closed by `open_spools`
 
     def write(self, region: Region, features: Float[Tensor, "1 channels height width"]) -> None:
         """Write a region. Raises `UserError` where the disk is full."""
@@ -44,7 +45,7 @@ class Spool:
                 if self.file.write(line) < line.nbytes:  # the last bytes that there was room for
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise UserError(f"cannot write temporary files: {error.strerror} ({_folder_advice()})") from None
+            raise UserError(f"cannot write temporary files: {error.strerror} ({self.advice})") from None
 
     def read(self, region: Region) -> Float[Tensor, "1 channels height width"]:
         """What was written there, normed, in channels_last memory."""
@@ -70,16 +71,17 @@ def open_spools(
     count: int, channels: int, height: int, width: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[list[Spool]]:
     """So many alike, gone at the end. Raises `UserError` at once where the disk lacks room for all."""
-    needed, free = count * channels * height * width * dtype.itemsize, shutil.disk_usage(_folder()).free
-    if _is_memory(_folder()):
+    folder = _folder()
+    needed, free = count * channels * height * width * dtype.itemsize, shutil.disk_usage(folder).free
+    if _is_memory(folder):
         free = min(free, free_memory(torch.device("cpu")))
     if needed > free:
         raise UserError(
             f"a picture this large takes {needed / 1e9:.1f} GB of temporary files, and there is room for"
-            f" {free / 1e9:.1f} GB ({_folder_advice()})"
+            f" {free / 1e9:.1f} GB ({_advice(folder)})"
         )
     with ExitStack() as stack:
-        spools = [Spool(channels, width, dtype, device) for _ in range(count)]
+        spools = [Spool(channels, width, dtype, device, folder) for _ in range(count)]
         for spool in spools:
             stack.callback(spool.close)
         yield spools
@@ -101,5 +103,5 @@ def _is_memory(folder: str) -> bool:
     return next((kinds[str(place)] for place in (real, *real.parents) if str(place) in kinds), "") in IN_MEMORY
 
 
-def _folder_advice() -> str:
-    return f"in {_folder()!r}; set TMPDIR to a folder with more room"
+def _advice(folder: str) -> str:
+    return f"in {folder!r}; set TMPDIR to a folder with more room"
