@@ -65,6 +65,7 @@ RECORDS = [
     {"content": 5},
     {"content": {"validation": -1}},
     {"content": {"held_out": 5}},
+    {"content": {"held_out": [{"a": 1}]}},
     {"schedule": {"images": []}},
 ]
 

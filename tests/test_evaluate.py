@@ -261,6 +261,7 @@ def test_the_folder_learned_from_is_judged_by_its_held_out_photos(tmp_path, smal
     with pytest.raises(UserError, match="scored"):
         evaluate(CONFIGS, options)
     assert scored["content"] == data.validation
+    assert "seems, by the names in it, to have learned from" in caplog.text
     (photos / "added.png").unlink()
 
     (tmp_path / "others").mkdir()
@@ -440,7 +441,7 @@ def test_what_the_memory_does_not_hold_is_passed_over(tmp_path, quadratic, monke
     assert f"skipped: a.png at 96 px from noise: {shortage}" in caplog.messages
 
     monkeypatch.setattr("impasto.optimization.free_memory", lambda device: needed - 1)
-    with pytest.raises(UserError, match="the 1 photos can be used: they need 64 px of long side, and the memory"):
+    with pytest.raises(UserError, match="none of the 1 photos can be used: .*a.png at 64 px from noise: size 64 takes .* GB are free"):
         scores_of(tmp_path, quadratic, sizes=[64, 96], precision="float32")
 
 
@@ -473,6 +474,30 @@ def test_memory_that_runs_out_after_the_contest_costs_no_scores(tmp_path, quadra
     assert f"skipped: {scores['skipped'][0]}" in caplog.messages
     assert (scores["artefacts"] == []) is (part == "artefacts")
     assert isinstance(scores["similarity"]["ssim"], float) is (part == "artefacts")
+
+
+def test_sizes_that_only_the_objective_takes_are_scored_all_the_same(tmp_path, quadratic):
+    """SSIM's window is larger than them."""
+    noise_image(300, 260).save(tmp_path / "a.png")
+    scores = scores_of(tmp_path, quadratic, sizes=[4])
+    assert (len(scores["worth"]), scores["similarity"]["short side"]) == (2, 16)
+
+
+def test_a_card_does_not_replace_what_is_none(tmp_path):
+    from impasto.evaluation.card import check_free
+
+    stem = tmp_path / "my model"
+    check_free(stem)
+    (tmp_path / "my model.json").write_text(json.dumps({"network": {}, "scores": {}}))
+    (tmp_path / "my model.md").write_text("# A card")
+    check_free(stem)
+    for content in ('{"my": "configuration"}', "[1]", "{", None):
+        if content is None:
+            (tmp_path / "my model.json").unlink()
+        else:
+            (tmp_path / "my model.json").write_text(content)
+        with pytest.raises(UserError, match=r"my model\.(json|md)' is there, and is no card of an evaluation: output="):
+            check_free(stem)
 
 
 def test_a_measure_is_the_median_and_has_its_worst():
@@ -529,7 +554,7 @@ def test_an_optimiser_that_dies_makes_no_network_good(tmp_path, quadratic, monke
 def test_photos_all_too_small_end_it(recorded, tmp_path):
     noise_image(90, 60).save(tmp_path / "a.png")
     options = EvaluateOptions(ckpt=str(recorded), content=str(tmp_path), sizes="1024", photos="1")
-    with pytest.raises(UserError, match="none of the 1 photos can be used: they need 1024 px of long side"):
+    with pytest.raises(UserError, match="none of the 1 photos can be used: .*for 1024 px: smaller on the long side"):
         evaluate(CONFIGS, options)
 
 

@@ -15,6 +15,7 @@ from impasto.errors import UserError
 from impasto.image import read_image
 from impasto.stylizer import Stylizer
 
+from . import ranks
 from .conftest import ROOT, noise_image
 
 SMALL = ["model.width=4", "model.depth=1", "data.image_size=32", "schedule.images=2", "data.batch_size=1"]
@@ -128,6 +129,15 @@ def test_what_is_worth_less_than_before_is_said():
         "512 px from noise 35 iterations, before more than 60",
     ]
     assert train_gallery._worth_less(scores(None, 20, 35), scores(32, 14)) == []
+    assert train_gallery._worth_less(scores(80), scores(None)) == []  # which may have been less
+
+
+@pytest.mark.parametrize(("starter", "variables"), [("torchrun", ranks.torchrun(0, 4)), ("srun", ranks.srun(0, 4))])
+def test_each_of_several_ranks_would_train_the_gallery(monkeypatch, starter, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"train_gallery.py starts processes of its own: leave {starter} out"):
+        train_gallery.train_gallery(ROOT, ["styles=poppies"])
 
 
 def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_net, caplog):

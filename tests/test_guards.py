@@ -22,8 +22,8 @@ from impasto.guards import batch_size, disk, loader
 from impasto.guards.batch_size import Fit, candidates, climb
 from impasto.guards.collapse import Collapse
 from impasto.guards.divergence import LOWERED, RETURNS, WINDOW, Divergence
-from impasto.machine import TOGETHER
 from impasto.module import StyleTransferModule
+from impasto.ranks import TOGETHER
 from impasto.resume import Resumed, find, write_checkpoint
 
 from . import ranks

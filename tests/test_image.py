@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 
 from impasto.errors import UserError
 from impasto.image import find_images, read_image, read_images, save_image, to_array, to_image
+from impasto.picture_files import read_picture
 
 from .conftest import noise_image
 
@@ -124,6 +125,20 @@ def test_an_image_of_a_folder_that_cannot_be_read_is_passed_over(tmp_path, caplo
     assert "a.jpg' is not an image" in caplog.messages[-1]
     with pytest.raises(UserError, match=r"a.jpg' is not an image"):
         read_images(tmp_path / "a.jpg", 20)
+
+
+def test_a_link_to_a_name_without_a_suffix_is_written_as_its_own_says(tmp_path):
+    (tmp_path / "a.png").symlink_to("other")
+    save_image(noise_image(9, 5), tmp_path / "a.png")
+    assert read_image(tmp_path / "other").tobytes() == noise_image(9, 5).tobytes()
+
+
+def test_grey_stored_as_a_negative_comes_as_it_is(tmp_path):
+    """Which Pillow passes over at 16 bits."""
+    grey = np.linspace(0, 65535, 35).round().astype(np.uint16).reshape(5, 7)
+    Image.fromarray(65535 - grey).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").getchannel(0), (grey / 257).round())
+    assert read_image(tmp_path / "a.tif").tobytes() == read_picture(tmp_path / "a.tif").to_pil().tobytes()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".png", ".webp", ".bmp", ".tiff"])

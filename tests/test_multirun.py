@@ -8,6 +8,7 @@ import time
 import pytest
 
 from impasto import multirun
+from impasto.errors import UserError
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -52,12 +53,21 @@ def test_runs_share_the_places_and_one_that_fails_stops_no_other(script, tmp_pat
     assert sorted(start for start, *_ in spans)[1] < min(end for _, end, *_ in spans)
 
 
+def test_folders_that_cannot_be_made_are_told_before_any_run(script, tmp_path):
+    """Where runs waited for a place that was never given back."""
+    (tmp_path / "file").touch()
+    runs = {tmp_path / folder: ["style=a"] for folder in ("a", "file/b", "file/c", "file/d")}
+    with pytest.raises(UserError, match=r"cannot write .*/file/b.log': Not a directory"):
+        multirun.run_all(script, runs, [{}, {}])
+    assert not (tmp_path / "a").exists()
+
+
 def test_places_are_gpus_or_shares_of_the_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr(multirun, "cores", lambda: 18)
-    assert multirun.places() == [{"CUDA_VISIBLE_DEVICES": "6"}, {"CUDA_VISIBLE_DEVICES": "7"}]
+    assert multirun.places() == [{"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": "9"} for gpu in "67"]
     assert multirun.places(on_cpu=True) == [{"OMP_NUM_THREADS": "4"}] * 4
     whole = {"strategy": "auto", "devices": "auto", "accelerator": "auto"}
     for changes, room in (({}, 2), ({"accelerator": "cpu"}, 4), ({"devices": 2}, 1), ({"strategy": "ddp"}, 1)):

@@ -61,3 +61,5 @@ def test_each_rank_has_a_core(environment, monkeypatch):
     environment({})
     monkeypatch.setattr(module, "cores", lambda: 32)
     assert [module.cores_of_rank(ranks) for ranks in (0, 32, 99)] == [32, 1, 1]
+    environment({module.TOGETHER: "4"})  # runs on a GPU each
+    assert [module.cores_of_rank(ranks) for ranks in (0, 2, 32)] == [8, 4, 1]

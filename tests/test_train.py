@@ -439,8 +439,19 @@ def test_a_preview_takes_our_photo_for_a_pack_and_passes_over_damaged_ones(tmp_p
     assert "skipped: '" in caplog.text
     for path in photos.rglob("*.*"):
         path.write_bytes(b"no image")
-    with pytest.raises(UserError, match="none of the 7 photos in '.*' can be read"):
+    with pytest.raises(UserError, match="none of the 7 photos in '.*' will do"):
         preview._photo(photos)
+
+
+def test_a_preview_shows_a_photo_that_is_large_enough(tmp_path, caplog):
+    from impasto import preview
+
+    for name, size in (("a", (3000, 2)), ("b", (12, 8)), ("c", (24, 24))):
+        noise_image(*size).save(tmp_path / f"{name}.png")
+    assert preview._photo(tmp_path).size == (320, 213)  # the first, enlarged, as there is none
+    assert "is too narrow: 3000×2 px" in caplog.text
+    noise_image(400, 300).save(tmp_path / "d.png")
+    assert preview._photo(tmp_path).size == (320, 240)
 
 
 def test_a_second_run_does_not_overwrite_the_first(great_wave, monkeypatch):

@@ -92,7 +92,8 @@ def _is_record(record: Mapping[str, Any]) -> bool:
         return False
     counts = [record.get("images_seen", 0), init.get("images", 0), (record.get("schedule") or {}).get("images", 0)]
     for data in learned_in_all(record):
-        if not isinstance(data.get("held_out", []), list):
+        held_out = data.get("held_out", [])
+        if not isinstance(held_out, list) or not all(isinstance(key, str) for key in held_out):
             return False
         counts += [data.get("photos", 0), data.get("validation", 0), data.get("seed") or 0]
     return all(isinstance(count, int) and count >= 0 for count in counts)

@@ -8,10 +8,10 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from impasto.picture import SRGB, Picture, is_srgb
+from impasto.picture import PHOTOMETRIC, SRGB, WHITE_IS_ZERO, Picture, is_srgb
 
 DEEP = frozenset({".png", ".tif", ".tiff"})  # formats with 16 bits
-BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF's tags, and grey that is stored as a negative
+BITS = 258  # TIFF's tag
 LOADERS = {"PNG": "pngload", "TIFF": "tiffload"}  # what libvips reads them with
 
 

@@ -73,8 +73,9 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """
     check_suffix(Path(path))
     check_sides(repr(str(path)), *image.size, Path(path).suffix.lower())
+    kind = Image.registered_extensions()[Path(path).suffix.lower()]  # a link may lead to a name without
     with whole_file(path) as temporary:
-        image.save(temporary, quality=95)
+        image.save(temporary, kind, quality=95)
 
 
 def check_writable(path: Path) -> None:

@@ -15,7 +15,6 @@ log = logging.getLogger("impasto")
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # the weights are float32 in all of them
-TOGETHER = "IMPASTO_RUNS_TOGETHER"  # environment: how many runs share this machine's processors and memory
 COMPILE_FROM = 50_000  # images on a GPU: below, a cold compilation costs more than it saves, by estimate
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from impasto.files import check_place
 from impasto.hardware import visible
 from impasto.limits import cores
-from impasto.machine import TOGETHER, device_type
+from impasto.machine import device_type
+from impasto.ranks import TOGETHER
 from impasto.stopping import NAMES
 
 log = logging.getLogger("impasto")
@@ -23,16 +25,15 @@ CORES = 4  # for each run on a CPU: with fewer a run takes longer than it saves 
 
 
 def places(on_cpu: bool = False) -> list[dict[str, str]]:
-    """The environments of runs that may go on at once: a GPU or its part of the cores for each."""
+    """The environments of runs that may go on at once: for each its part of the cores, and a GPU if there are any."""
     import torch
 
-    if not on_cpu and (count := torch.cuda.device_count()):
-        return [{"CUDA_VISIBLE_DEVICES": visible([gpu])} for gpu in range(count)]
-    if device_type({"accelerator": "cpu" if on_cpu else "auto"}) == "mps":
+    gpus = 0 if on_cpu else torch.cuda.device_count()
+    if not gpus and device_type({"accelerator": "cpu" if on_cpu else "auto"}) == "mps":
         return [{}]
-    count = max(1, cores() // CORES)
-    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores() // count)}
-    return [threads] * count
+    count = gpus or max(1, cores() // CORES)
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores() // count))}
+    return [{"CUDA_VISIBLE_DEVICES": visible([gpu]), **threads} for gpu in range(gpus)] or [threads] * count
 
 
 def places_for(trainer: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -45,9 +46,13 @@ def places_for(trainer: Mapping[str, Any]) -> list[dict[str, str]]:
 def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[dict[str, str]]) -> list[Path]:
     """Run `script` with the words that each run folder is mapped to, as many at once as there are places.
 
-    What a run says goes to a file beside its folder; returns the files of those that failed.
+    What a run says goes to a file beside its folder; returns the files of those that failed. Raises `UserError` where
+    these cannot be written.
     One that fails leaves the others alone. Signals to stop are passed on, so that they can save.
     """
+    for folder in runs:
+        check_place(_log(folder))
+        folder.parent.mkdir(parents=True, exist_ok=True)
     together = {TOGETHER: str(min(len(runs), len(places)))}
     free: queue.Queue[dict[str, str]] = queue.Queue()
     for place in places:
@@ -57,7 +62,6 @@ def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[d
     def train(folder: Path) -> bool:
         place, said = free.get(), _log(folder)
         command = [sys.executable, str(script), *runs[folder], f"hydra.run.dir={folder}"]
-        said.parent.mkdir(parents=True, exist_ok=True)
         try:
             with said.open("ab") as output:
                 process = subprocess.Popen(

@@ -21,6 +21,7 @@ TURNS = {  # EXIF's orientation → what brings a picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # TIFF's tag, and grey that is stored as a negative
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -88,12 +89,16 @@ def from_pil(image: Image.Image) -> Picture:
     """A Pillow image of any mode; orientation and colour profile are applied."""
     of_file = image.format is not None
     image.load()  # metadata may follow the pixels
+    # which Pillow passes over
+    negative = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
     exif, turn = kept_exif(image), TURNS.get(orientation(image))
     image = image if turn is None else image.transpose(turn)
     profile = image.info.get("icc_profile")
     alpha, full = None, image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # before transparency: Pillow would clip at 255
         levels, clear = _deep_grey(image, of_file), image.info.get("transparency")
+        if negative:
+            levels = 65535 - levels
         if isinstance(clear, int) and (levels == clear).any():
             alpha = np.where(levels == clear, 0, 65535).astype(np.uint16)
         return Picture(np.repeat(levels[..., None], 3, axis=2), alpha, exif)

@@ -62,14 +62,26 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
 
 
 def _photo(root: Path) -> Image.Image:
-    """The first of the user's that can be read; ours where training takes those, or has the user's packed."""
+    """The first of the user's that is large enough; ours where training takes those, or has the user's packed.
+
+    Of small ones the first, enlarged, if there are no others.
+    """
     ours = root.resolve() == PHOTOS.resolve() or is_pack(root)
     paths = [PHOTOS / "picos_de_europa.jpg"] if ours else find_images(root)
+    small: Image.Image | None = None
     for path in paths:
         try:
             photo = read_image(path)
         except UserError as error:
             log.warning("skipped: %s", error)
             continue
-        return with_long_side(photo, SIZE)
-    raise UserError(f"none of the {len(paths)} photos in {str(root)!r} can be read")
+        brought = with_long_side(photo, SIZE)
+        if min(brought.size) < SMALLEST:
+            log.warning("skipped: %r is too narrow: %d×%d px", str(path), *photo.size)
+        elif max(photo.size) >= SIZE:
+            return brought
+        else:
+            small = small or brought
+    if small is None:
+        raise UserError(f"none of the {len(paths)} photos in {str(root)!r} will do")
+    return small

@@ -11,12 +11,26 @@ from impasto.limits import cores
 
 log = logging.getLogger("impasto")
 
+TOGETHER = "IMPASTO_RUNS_TOGETHER"  # environment: how many runs share this machine's processors and memory
+
 
 def started_by() -> str | None:
     """`torchrun` or `srun`, where one of them started this process as one of several ranks."""
     if "TORCHELASTIC_RUN_ID" in os.environ:  # first, as torchrun may run under srun
         return "torchrun"
     return "srun" if _tasks() > 1 else None
+
+
+def check_alone(what: str) -> None:
+    """Raise `UserError` where this process is one of several ranks, each of which would start all of `what`'s runs."""
+    if starter := started_by():
+        mend = ", and ask Slurm for one task (--ntasks=1)" * (starter == "srun")
+        raise UserError(f"{what} starts processes of its own: leave {starter} out{mend}")
+
+
+def runs_together() -> int:
+    """How many runs share this machine: more than one where `-m` or a gallery has started them."""
+    return int(os.environ.get(TOGETHER, 1))
 
 
 def _tasks() -> int:
@@ -49,7 +63,10 @@ def share_cores() -> None:
 
 
 def cores_of_rank(ranks: int) -> int:
-    """The processor's cores that each of so many ranks on this node has for itself: one at least."""
+    """The processor's cores that each of so many ranks on this node has for itself: one at least.
+
+    Runs beside this one have their part of them.
+    """
     if started_by() == "srun" and "SLURM_CPUS_PER_TASK" in os.environ:
         return int(os.environ["SLURM_CPUS_PER_TASK"])
-    return max(1, cores() // max(1, ranks))
+    return max(1, cores() // (max(1, ranks) * runs_together()))

@@ -74,7 +74,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     cli.check_counts(options, "iterations")
 
     from impasto.assets import STYLES, credit, provenance
-    from impasto.evaluation.card import check_card, write_card
+    from impasto.evaluation.card import check_card, check_free, write_card
     from impasto.evaluation.contest import Plan
     from impasto.evaluation.scores import score, speed
     from impasto.export import load_any
@@ -95,6 +95,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     beside = Path("runs", path.stem, "scores") if ships else path.parent
     folder = beside if options.output is None else Path(options.output)
     check_place(folder / f"{path.stem}.json")
+    check_free(folder / path.stem)
     own = (folder / f"{path.stem}_sheet.jpg").resolve()  # of a run before, no photo
     content = _content(options, metadata, own)
     objective_options, recorded = _objective(config_dir, metadata)
@@ -203,11 +204,12 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any], own: Path) -> l
     photos = [photo for photo in find_images(root) if photo.resolve() != own]
     folder, unseen = fingerprint(photos, root, times=False)[:16], photos
     keys = {photo: short_key(photo, root) for photo in photos}
-    here = {*keys.values()}
+    here, sure = {*keys.values()}, True
     for learned in learned_in_all(metadata):
         held_out = set(learned.get("held_out", []))
-        # or this folder, to which photos have been added since
-        if learned.get("folder") == folder or held_out and held_out <= here:
+        same = learned.get("folder") == folder
+        if same or held_out and held_out <= here:  # or to which photos have been added since
+            sure = sure and same
             unseen = [photo for photo in unseen if keys[photo] in held_out]
         elif options.content is None and learned.get("name") == "bundled":  # as they once were: nobody knows which
             unseen = []
@@ -215,7 +217,8 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any], own: Path) -> l
         which = "that ship" if options.content is None else f"in content={options.content}"
         raise UserError(f"the network has learned from all photos {which}: content=DIR says others to judge it by")
     if len(unseen) < len(photos):
-        log.info("The network has learned from %s: judged by the %d photos that were held out", root, len(unseen))
+        seems = "has" if sure else "seems, by the names in it, to have"
+        log.info("The network %s learned from %s: judged by the %d photos that were held out", seems, root, len(unseen))
     if options.content is not None:
         return unseen
 

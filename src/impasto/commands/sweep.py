@@ -20,11 +20,10 @@ NAME = 200  # bytes, at most, of a folder's name that says what is swept
 def train_all(config_dir: Path, words: Sequence[str]) -> None:
     """A run for each combination of the values given with commas. Raises `UserError` naming the logs of failed runs."""
     from impasto.multirun import places_for, run_all
-    from impasto.ranks import started_by
+    from impasto.ranks import check_alone
     from impasto.resume import begun_with
 
-    if started_by():
-        raise UserError(f"-m starts processes of its own: leave {started_by()} out")
+    check_alone("-m")
     if wrong := [word for word in words if word.startswith(("hydra.sweep", "hydra.launcher"))]:
         raise UserError(
             f"{wrong[0]} has no say: -m trains with processes of its own, in folders beside hydra.run.dir=DIR"

@@ -92,9 +92,11 @@ def train_gallery(root: Path, words: list[str]) -> None:
     from impasto.image import read_images, save_image
     from impasto.multirun import places_for, run_all  # torch takes seconds
     from impasto.picture_files import check_sides
+    from impasto.ranks import check_alone
     from impasto.sheet import contact_sheet, sheet_size
     from impasto.stylizer import Stylizer
 
+    check_alone("train_gallery.py")
     names = {field.name for field in fields(GalleryOptions)}
     options = cli.parse([word for word in words if word.partition("=")[0] in names], GalleryOptions)
     rest = with_search_path([word for word in words if word.partition("=")[0] not in names])
@@ -251,8 +253,8 @@ def _worth_less(scores: dict[str, Any], before: dict[str, Any]) -> list[str]:
     less = list[str]()
     for line in scores["worth"]:
         then, now = known.get((line["size"], line["start"])), line["median"]
-        # None: the optimiser has never reached it
-        if then and now is not None and (then["median"] is None or now < then["median"]):
+        # None: the optimiser has never reached it, which took more iterations than the limit
+        if then and now is not None and now < (then["limit"] + 1 if then["median"] is None else then["median"]):
             earlier = then["median"] or f"more than {then['limit']}"
             less.append(f"{line['size']} px from {line['start']} {now} iterations, before {earlier}")
     return less

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -20,6 +21,18 @@ def check_card(metadata: Mapping[str, Any]) -> None:
         json.dumps(metadata, allow_nan=False)
     except ValueError as error:
         raise UserError(f"the network's record holds a number that JSON has not: {one_line(error)}") from None
+
+
+def check_free(stem: Path) -> None:
+    """Raise `UserError` where a card would replace somebody's file of its name, such as a network's configuration."""
+    file, page = (stem.with_name(stem.name + suffix) for suffix in (".json", ".md"))
+    try:
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError):
+        before = None
+    for path in (file, page):
+        if path.exists() and not (isinstance(before, dict) and before.keys() >= {"network", "scores"}):
+            raise UserError(f"{str(path)!r} is there, and is no card of an evaluation: output=DIR says where else")
 
 
 def write_card(stem: Path, card: dict[str, Any], sheet: Image.Image) -> list[Path]:
@@ -62,7 +75,7 @@ def markdown(card: dict[str, Any], sheet: str) -> str:
     parts = [
         f"# {title}",
         f"Painting: {by}. {shown}:",
-        f"![{shown}]({sheet})",
+        f"![{shown}]({quote(sheet)})",
         *([f"Photos: {'; '.join(card['credits'])}."] if card["credits"] else []),
         _measured_by(card),
         "## Worth",

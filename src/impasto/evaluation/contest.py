@@ -124,8 +124,7 @@ class Contest:
                         self.worths.append(_summary(size, start, lines, self.plan.limit))
                         log.info("%s", sentence(self.worths[-1]))
         if not self.worths:
-            least = f"{min(sizes)} px of long side, and the memory for it"
-            raise UserError(f"none of the {len(photos.paths)} photos can be used: they need {least}")
+            raise UserError(f"none of the {len(photos.paths)} photos can be used: {'; '.join(self.skipped[-NAMED:])}")
         self.worths.sort(key=lambda line: line["size"])
 
     def _trial(

@@ -60,7 +60,7 @@ def score(
             suite.append(artefacts(lambda image: network(image).cpu(), to_tensor(photo), to_tensor(painting)))
     similarity: dict[str, Any] = {"ssim": "skipped: it takes more memory than there is", "photos": 0}
     with contest.skipping("the similarity to the photo"):
-        similarity = _similarity(network, photos, min(plan.sizes))
+        similarity = _similarity(network, photos, max(SSIM_LEAST, min(plan.sizes)))
     scores = {
         "worth": contest.worths,
         "skipped": contest.skipped,

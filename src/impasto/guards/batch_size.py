@@ -1,7 +1,6 @@
 """Batch and image sizes that fit into memory: measured with real steps, in a process of their own."""
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,9 +12,9 @@ from rich.filesize import decimal
 
 from impasto.errors import UserError
 from impasto.hardware import peak_memory, restart_peak
-from impasto.machine import TOGETHER, count_devices, device_type, first_device, placement, trains_in_bfloat16
+from impasto.machine import count_devices, device_type, first_device, placement, trains_in_bfloat16
 from impasto.memory import free_memory, give_freed_memory_back, is_shortage, keep_freed_memory
-from impasto.ranks import started_by
+from impasto.ranks import runs_together, started_by
 from impasto.rehearsal import Rehearsal
 from impasto.resume import Resumed
 
@@ -59,7 +58,7 @@ def with_batch_size(config: dict[str, Any], resumed: Resumed | None) -> dict[str
             "find the number with trainer.devices=1"
         )
     log.info("data.batch_size=auto: trying what fits, in a minute or two")
-    sharers = processes * int(os.environ.get(TOGETHER, 1)) if device_type(options) == "cpu" else 1
+    sharers = processes * runs_together() if device_type(options) == "cpu" else 1
     fit = largest_fit(config, LARGEST, first_device(options), sharers)
     if fit is None or fit.image_size < data["image_size"]:
         raise UserError(f"data.image_size={data['image_size']} takes more memory than there is: {_instead(fit, data)}")
