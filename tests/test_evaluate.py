@@ -441,7 +441,9 @@ def test_what_the_memory_does_not_hold_is_passed_over(tmp_path, quadratic, monke
     assert f"skipped: a.png at 96 px from noise: {shortage}" in caplog.messages
 
     monkeypatch.setattr("impasto.optimization.free_memory", lambda device: needed - 1)
-    with pytest.raises(UserError, match="none of the 1 photos can be used: .*a.png at 64 px from noise: size 64 takes .* GB are free"):
+    with pytest.raises(
+        UserError, match="none of the 1 photos can be used: .*a.png at 64 px from noise: size 64 takes .* GB are free"
+    ):
         scores_of(tmp_path, quadratic, sizes=[64, 96], precision="float32")
 
 
