@@ -143,6 +143,15 @@ def test_damaged_files_are_reported_and_fail_the_run_in_the_end(paint, photos, t
     assert len(records(tmp_path / "out")) == 8
 
 
+def test_a_damaged_file_costs_no_style_its_turn(paint, photos, two, tmp_path):
+    (photos / "bad.jpg").write_text("no image")
+    names = [Path(network).stem for network in two]
+    lines = "; ".join(f"1 of 7 images failed; '.*{name}/report.jsonl' says why" for name in names)
+    with pytest.raises(UserError, match=f"^{lines}$"):
+        paint(photos, tmp_path / "out", networks=two)
+    assert [len(list((tmp_path / "out" / name).rglob("*.*"))) for name in names] == [6 + 1] * 2
+
+
 def test_an_output_that_cannot_be_written_ends_a_folder(paint, photos, tmp_path, caplog):
     (tmp_path / "out" / "b.PNG").mkdir(parents=True)
     with pytest.raises(UserError, match=r"cannot write .*b.PNG"):
@@ -272,6 +281,9 @@ def test_default_names_lie_beside_the_input(tmp_path):
     assert default_output(tmp_path, "night") == tmp_path.parent / f"{tmp_path.name}_night"
     with pytest.raises(UserError, match=f"input={tmp_path.anchor} has no name to call the results by: say output="):
         default_output(Path(tmp_path.anchor), "night")
+    (tmp_path / "album" / "holiday").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "album" / "holiday")
+    assert default_output(tmp_path / "link", "night") == tmp_path / "link_night"
 
 
 def test_a_slash_makes_the_output_a_folder(paint, photos, tmp_path):

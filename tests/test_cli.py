@@ -90,6 +90,7 @@ def test_a_tilde_is_the_home_folder_and_nothing_is_no_path(monkeypatch, tmp_path
         (["path=a", "size=big"], "'size=big' does not do"),
         (["path", "=", "a"], "'path' is not understood: write path=value without spaces around ="),
         ([], "path=… is missing"),
+        (["path=a", "path=b"], "^'path=b' comes after 'path=a': say one of them$"),
         (["path="], "path=… is missing"),  # as of an unset variable of the shell
     ],
 )

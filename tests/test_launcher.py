@@ -275,9 +275,17 @@ def test_what_others_died_of_is_told_if_nobody_ends_us(monkeypatch):
 
 @pytest.mark.parametrize(
     ("devices", "environment", "expected"),
-    [(1, {}, 0), ("auto", {}, 0), (3, {}, 3), ([0, 2], {}, 2), (3, ranks.torchrun(0, 3), 0), (3, ranks.srun(0, 3), 0)],
+    [(1, {}, 0), ("auto", {}, 0), (3, {}, 3), (3, ranks.torchrun(0, 3), 0), (3, ranks.srun(0, 3), 0)],
 )
 def test_ranks_are_launched_where_nobody_has(monkeypatch, devices, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert launcher.ranks_to_launch({"devices": devices, "accelerator": "cpu"}) == expected
+
+
+def test_ranks_are_launched_for_the_gpus_that_are_named(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert launcher.ranks_to_launch({"devices": [0, 2], "accelerator": "auto"}) == 2
+    with pytest.raises(UserError, match=r"trainer.devices=\[0, 3\] asks for 4 GPUs, of which torch sees 3"):
+        launcher.ranks_to_launch({"devices": [0, 3], "accelerator": "auto"})

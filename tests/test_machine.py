@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from impasto import machine
@@ -97,20 +99,30 @@ def test_an_absent_accelerator_is_named(monkeypatch, accelerator, present):
         machine.check_accelerator(accelerator)
 
 
-def test_gpus_are_numbers():
-    with pytest.raises(UserError, match=r"trainer.devices=\['a', 'b'\] should be numbers of GPUs, as in \[0,1\]"):
-        machine.count_devices(["a", "b"], "gpu")
-
-
 @pytest.mark.parametrize(("devices", "expected"), [(2, 2), ([1, 3, 5], 3), ("auto", 1), (-1, 1)])
 def test_devices_are_counted(devices, expected):
     assert machine.count_devices(devices, "cpu") == expected
 
 
-@pytest.mark.parametrize("devices", [0, []])
-def test_no_devices_are_a_mistake(devices):
-    with pytest.raises(UserError, match=r"trainer.devices=(0|\[\]) should be a number from 1 on"):
-        machine.count_devices(devices, "cpu")
+@pytest.mark.parametrize("devices", [0, -2, 1.0, True, None, "two", [], ["a"], [0, 0], [-1], [True]])
+def test_what_are_no_devices_is_a_mistake(devices):
+    with pytest.raises(UserError, match=rf"trainer.devices={re.escape(str(devices))} should be a number from 1 on"):
+        machine.check_devices({"devices": devices, "accelerator": "cpu"})
+
+
+def test_devices_that_are_not_there_are_told(monkeypatch):
+    with pytest.raises(UserError, match=r"trainer.devices=\[0\] are numbers of CUDA's GPUs, and this run is on cpu"):
+        machine.check_devices({"devices": [0], "accelerator": "cpu"})
+    machine.check_devices({"devices": 64, "accelerator": "cpu"})  # processes
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for devices in (1, 2, [1], [1, 0], "auto", -1):
+        machine.check_devices({"devices": devices, "accelerator": "auto"})
+    for devices, asked in ((3, 3), ([0, 7], 8)):
+        with pytest.raises(UserError, match=f"asks for {asked} GPUs, of which torch sees 2$"):
+            machine.check_devices({"devices": devices, "accelerator": "auto"})
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")  # which says how many itself
+    machine.check_devices({"devices": 3, "accelerator": "auto"})
 
 
 @pytest.mark.parametrize(("capable", "expected"), [(True, "bf16-mixed"), (False, "32-true")])

@@ -140,25 +140,44 @@ def test_changes_are_named_and_others_refused(tmp_path, caplog):
     content = {**before, "architecture": {"name": "TransformerNet", "width": 4}, "style": {"stroke": 320}}
     resumed = Resumed(tmp_path / "a.ckpt", content, 8)
     with caplog.at_level(logging.WARNING):
-        resumed.warn_of_changes({**before, "init": {}, "precision": "new in this version"})
+        resumed.warn_of_changes({**before, "init": {}, "precision": "new in this version"}, 4)
         assert not caplog.messages
-        resumed.warn_of_changes({**before, "seed": 1, "loss": {"weights": {"tv": 1, "style": 3}}})
+        resumed.warn_of_changes({**before, "seed": 1, "loss": {"weights": {"tv": 1, "style": 3}}}, 4)
     assert "so not as an uninterrupted run would: seed 0 → 1, loss.weights.style 2 → 3" in caplog.text
     resumed.check({"name": "TransformerNet", "width": 4}, {"stroke": 320})
     with pytest.raises(UserError, match="stroke=None, not 320"):
         Resumed(tmp_path / "a.ckpt", {"images_seen": 8, "architecture": {}}, 8).check({}, {"stroke": 320})
     for architecture, style, message in (
-        ({"width": 8}, {}, "width=4, not 8: model.width=4 goes on"),
+        ({"width": 8}, {}, "was trained with model.width=4, not 8: model.width=4 goes on"),
         ({"width": 4}, {"stroke": 1}, "stroke=320, not 1"),
-        ({}, {"stroke": 320}, "width=4, not None"),
-        ({"width": 4, "margin": 8}, {"stroke": 320}, "margin=None, not 8: model.margin=0 goes on"),
-        ({"width": 4, "waves": True}, {}, "waves=None, not True: model.waves=false goes on"),
+        ({}, {"stroke": 320}, "width=4, not 0"),
+        ({"width": 4, "margin": 8}, {"stroke": 320}, "margin=0, not 8: model.margin=0 goes on"),
+        ({"width": 4, "waves": True}, {}, "waves=false, not true: model.waves=false goes on"),
     ):
         with pytest.raises(UserError, match=message):
             resumed.check({"name": "TransformerNet", **architecture}, style)
     with caplog.at_level(logging.WARNING):
-        resumed.warn_of_changes({**before, "loss": {"weights": {"tv": 1, "content": 3}}})
+        resumed.warn_of_changes({**before, "loss": {"weights": {"tv": 1, "content": 3}}}, 4)
     assert "loss.weights.content none → 3, loss.weights.style 2 → none" in caplog.text
+
+
+def test_a_network_without_what_the_run_has_is_told_as_words_say_it(tmp_path):
+    resumed = Resumed(
+        tmp_path / "a.ckpt", {"images_seen": 8, "architecture": {"name": "TransformerNet", "waves": True}}, 8
+    )
+    with pytest.raises(UserError, match="was trained with model.waves=true, not false: model.waves=true goes on$"):
+        resumed.check({"name": "TransformerNet"}, {})
+
+
+def test_what_comes_too_late_is_named(tmp_path, caplog):
+    before = {"strength": 1.0, "precision": "32-true", "schedule": {"images": 8}, "versions": {"torch": "2.11"}}
+    resumed = Resumed(tmp_path / "a.ckpt", {**before, "images_seen": 8}, 8)
+    with caplog.at_level(logging.WARNING):
+        resumed.warn_of_changes({**before, "versions": {"torch": "2.12"}, "precision": "bf16-mixed"}, 0)
+        assert not caplog.messages
+        resumed.warn_of_changes({**before, "strength": 3.0}, 0)
+    told = "the run has seen its 8 images, and stays as it is: strength 1.0 → 3.0; schedule.images= above"
+    assert caplog.messages == [f"{told} goes on with that"]
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):

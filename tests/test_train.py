@@ -194,6 +194,7 @@ def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(forked, tmp_
     (tmp_path / "run" / "a.safetensors").unlink()
     result = forked("train.py", *words, "schedule.images=16", "seed=2", "resume=true")  # too late for a seed
     assert result.returncode == 0, result.stderr
+    assert "the run has seen its 16 images, and stays as it is: seed 1 → 2; schedule.images= above" in result.stderr
     assert load_network(tmp_path / "run" / "a.safetensors")[1]["seed"] == 1
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 1
     result = forked("train.py", *words, "schedule.images=8", "resume=true")
@@ -298,10 +299,10 @@ BAD = [
     (["style=starry_night", "seed=-1"], "seed=-1 should be in 0…4294967295"),
     (["style=starry_night", "model.width=0"], "model.width=0 should be at least 1"),
     (["style=starry_night", "loss.content_layers=null"], "loss.content_layers names nothing"),
-    (["style=starry_night", "data.workers=-1"], "data.workers=-1 should be a whole number from 0"),
+    (["style=starry_night", "data.workers=-1"], "data.workers=-1 should be at least 0"),
     (["style=starry_night", "data.colour=7"], "data.colour=7 should be in 0…1"),
     (["style=starry_night", "trainer.log_every=0"], "trainer.log_every=0 should be at least 1"),
-    (["style=starry_night", "trainer.gradient_clip=x"], "trainer.gradient_clip=x should be above 0; inf for none"),
+    (["style=starry_night", "trainer.gradient_clip=x"], "trainer.gradient_clip='x' should be a number"),
     (["style=starry_night", "trainer.gradient_clip=0"], "trainer.gradient_clip=0 should be above 0; inf for none"),
     (["style=starry_night", "validation.every=0"], "validation.every=0 should be at least 1"),
     (["style=starry_night", "loss.weights=null"], "loss.weights=None should be {name: value, …}, as in {content: 1.0}"),
@@ -309,8 +310,10 @@ BAD = [
     (["style=starry_night", "+vgg.pool=average"], "'vgg.pool' is unknown; did you mean 'pooling'?"),
     (["style=starry_night", "~strength"], "strength"),
     (["style=starry_night", "schedule=null"], "the configuration does not"),
-    (["style=starry_night", "data.workers=auto"], "data.workers=auto should be a whole number from 0"),
-    (["style=starry_night", "trainer.devices=none"], "trainer: "),
+    (["style=starry_night", "data.workers=auto"], "data.workers='auto' should be a whole number"),
+    (["style=starry_night", "data.smallest_size=abc"], "data.smallest_size='abc' should be a whole number"),
+    (["style=starry_night", "data.smallest_size=[1,2]"], "data.smallest_size=[1, 2] should be a whole number"),
+    (["style=starry_night", "trainer.devices=none"], "trainer.devices=none should be a number from 1 on, a list of"),
     (
         ["style=starry_night", "trainer=cpu", "trainer.precision=bf16-true"],
         "trainer.precision=bf16-true is none of auto",
@@ -476,7 +479,7 @@ def test_a_network_whose_checkpoints_are_gone_is_not_written_over(monkeypatch, t
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["style=great_wave", "model.width=16"], "was trained with architecture width=32, not 16"),
+        (["style=great_wave", "model.width=16"], "was trained with model.width=32, not 16"),
         (["style=starry_night", "style.name=great_wave"], "was trained with style artist=Katsushika Hokusai"),
     ],
 )

@@ -73,6 +73,14 @@ def test_what_is_gone_on_with_is_a_run_and_what_it_learned_from_is_there(tmp_pat
     ):
         with pytest.raises(UserError, match=f"resume={wrong} is neither a run's folder nor a checkpoint{mend}$"):
             as_begun(CONFIGS, [f"resume={wrong}"])
+    killed = tmp_path / "runs" / "mine" / "second"
+    killed.mkdir()
+    (killed / "overrides.yaml").write_text(yaml.safe_dump(["style.image=mine.jpg"]))
+    mend = ["resume=true", "hydra.run.dir=runs/mine/second"]
+    told = f"^resume=runs/mine/second: that run has no checkpoint yet: {' '.join(mend)} begins it anew$"
+    with pytest.raises(UserError, match=told):
+        as_begun(CONFIGS, ["resume=runs/mine/second"])
+    assert as_begun(CONFIGS, mend) == ["style.image=mine.jpg", *mend]
     begun = ["style.image=mine.jpg", "seed=3"]
     assert as_begun(CONFIGS, ["resume=runs/mine/first/checkpoints/000000008.ckpt"])[:2] == begun
     monkeypatch.chdir(run / "checkpoints")
@@ -86,6 +94,19 @@ def test_what_is_gone_on_with_is_a_run_and_what_it_learned_from_is_there(tmp_pat
     monkeypatch.chdir(run / "checkpoints")
     assert run_dir(NOW, "mine", "000000008.ckpt") == ".."
     assert run_dir(NOW, "mine", "../checkpoints/000000008.ckpt") == ".."
+
+
+def test_weights_to_start_from_have_no_say_in_a_run_that_has_its_own(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(["init=random"]))
+    go_on = [f"hydra.run.dir={tmp_path}", "resume=true"]
+    assert as_begun(CONFIGS, ["init=great_wave", *go_on]) == ["init=great_wave", *go_on]  # there are none yet
+    (tmp_path / "checkpoints" / "000000008.ckpt").touch()
+    capsys.readouterr()
+    assert as_begun(CONFIGS, ["init=random", *go_on]) == ["init=random", *go_on]
+    assert capsys.readouterr().out == ""
+    assert as_begun(CONFIGS, ["init=great_wave", *go_on]) == ["init=random", *go_on]
+    assert "init=great_wave has no say: the run goes on with its own weights\n" in capsys.readouterr().out
 
 
 def test_null_is_nothing_where_that_is_the_default(tmp_path):

@@ -67,6 +67,7 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         raise UserError(f"ckpt= has two networks called {twice[0]!r}: their pictures would meet; paint one at a time")
     places = [f"{output.rstrip('/')}/{name}/" if output is not None and several else output for name in names]
     piped = sys.stdin.buffer.read() if source == "-" else b""  # which is there once, for all styles
+    failures = list[str]()
     for look, place in zip(chosen, places, strict=True):
         if film:
             _film(job, look, Path(source), place, as_json)
@@ -75,7 +76,11 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         else:
             from impasto.folder import stylize_folder  # and with it rich: a single picture is there sooner
 
-            stylize_folder(job, look, Path(source), place, as_json, [*filter(None, (output, *places))])
+            outputs = [*filter(None, (output, *places))]
+            if failed := stylize_folder(job, look, Path(source), place, as_json, outputs):
+                failures.append(failed)
+    if failures:  # once every style had its turn
+        raise UserError("; ".join(failures))
 
 
 def _target(place: str, output: str | None, style: str, suffix: str | None) -> Path:

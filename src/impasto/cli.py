@@ -53,18 +53,22 @@ def run(command: Callable[[list[str]], None], usage: str) -> None:
 def parse(words: Sequence[str], options: type[Options]) -> Options:
     """Read `key=value` words into a dataclass: values are literal, so that a path needs no quoting.
 
-    Raises `UserError` for an unknown key, a value of another type or a missing one.
+    Raises `UserError` for an unknown key, one said twice, a value of another type or a missing one.
     """
     from omegaconf import OmegaConf, ValidationError
 
     config = OmegaConf.structured(options)
     known = list(config)
+    said = dict[str, str]()
     for word in words:
         key, separator, value = word.partition("=")
         if word == "=" or (key in known and not separator):
             raise UserError(f"{word!r} is not understood: write {key or 'key'}=value without spaces around =")
         if key not in known or not separator:
             raise UserError(f"{word!r} is not understood{nearest(key, known)}; write key=value with {', '.join(known)}")
+        if key in said:
+            raise UserError(f"{word!r} comes after {said[key]!r}: say one of them")
+        said[key] = word
         try:
             OmegaConf.update(config, key, _escaped(at_home(value)))
         except ValidationError as error:

@@ -33,8 +33,10 @@ REPORTS = "_report"  # a folder of stylize_many.py's
 
 def stylize_folder(
     job: Job, look: Look, folder: Path, output: str | None, as_json: bool, outputs: Sequence[str]
-) -> None:
+) -> str | None:
     """Every image under a folder, into the same places under the output; reading, painting and writing overlap.
+
+    Returns a line on images that failed, where any did.
 
     `outputs` are all styles' folders, and the one that they are in: inside the input folder, what is there is no input;
     nor is what was painted before, as `painted_below` knows.
@@ -84,8 +86,9 @@ def stylize_folder(
             progress.advance(bar)
     left = f", {counts['skipped']} were there already" if counts["skipped"] else ""
     log.info("Wrote %d images to %s%s", counts["done"], place, left)
-    if counts["failed"]:
-        raise UserError(f"{counts['failed']} of {len(sources)} images failed; {str(place / REPORT)!r} says why")
+    if not counts["failed"]:
+        return None
+    return f"{counts['failed']} of {len(sources)} images failed; {str(place / REPORT)!r} says why"
 
 
 def _identity(folder: Path) -> object:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
@@ -141,7 +142,7 @@ def default_output(source: Path, style: str) -> Path:
     Raises `UserError` for the root of all folders.
     """
     if source.is_dir():
-        folder = source.resolve()
+        folder = Path(os.path.abspath(source))  # beside a link, not beside what it leads to
         if not folder.name:
             raise UserError(f"input={source} has no name to call the results by: say output=")
         return folder.with_name(f"{folder.name}_{style}")

@@ -14,7 +14,7 @@ from typing import Any
 from impasto.errors import UserError, one_line
 from impasto.hardware import visible
 from impasto.limits import cores
-from impasto.machine import count_devices
+from impasto.machine import check_devices, count_devices
 from impasto.ranks import rank, started_by
 
 GRACE = 3.0  # seconds in which the launcher ends the ranks that wait, once one has ended
@@ -23,7 +23,11 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")  # that the laun
 
 
 def ranks_to_launch(options: dict[str, Any]) -> int:
-    """How many ranks a `trainer` configuration takes that nobody has started yet; 0 where this process will do."""
+    """How many ranks a `trainer` configuration takes that nobody has started yet; 0 where this process will do.
+
+    Raises `UserError` as `check_devices` does.
+    """
+    check_devices(options)
     processes = 0 if started_by() else count_devices(options["devices"], options["accelerator"])
     return processes if processes > 1 else 0
 

@@ -60,16 +60,27 @@ def check_accelerator(accelerator: str) -> None:
         )
 
 
-def count_devices(devices: Any, accelerator: str) -> int:
-    """Processes on this node that Lightning will make of `devices`: a number, a list of GPUs, `auto` or -1.
+def check_devices(options: dict[str, Any]) -> None:
+    """Raise `UserError` where `devices` is no number, list of GPUs, `auto` or -1, or asks for what is not there."""
+    check_accelerator(options["accelerator"])
+    devices, kind = options["devices"], device_type(options)
+    gpus = devices if isinstance(devices, list) else []
+    several = bool(gpus) and all(type(gpu) is int and gpu >= 0 for gpu in gpus) and len({*gpus}) == len(gpus)
+    number = type(devices) is int and (devices > 0 or devices == -1)
+    if not (several or number or devices == "auto"):
+        raise UserError(
+            f"trainer.devices={devices} should be a number from 1 on, a list of GPUs as in [0,1], auto or -1"
+        )
+    if gpus and kind != "cuda":
+        raise UserError(f"trainer.devices={devices} are numbers of CUDA's GPUs, and this run is on {kind}")
+    there, asked = torch.cuda.device_count(), max(gpus) + 1 if gpus else devices
+    if kind == "cuda" and isinstance(asked, int) and asked > there and started_by() is None:
+        raise UserError(f"trainer.devices={devices} asks for {asked} GPUs, of which torch sees {there}")
 
-    Raises `UserError` for none.
-    """
-    if devices in ([], 0):
-        raise UserError(f"trainer.devices={devices} should be a number from 1 on, a list of GPUs, auto or -1")
+
+def count_devices(devices: Any, accelerator: str) -> int:
+    """Processes on this node that Lightning will make of `devices`, which `check_devices` has found to be some."""
     if isinstance(devices, list):
-        if not all(type(gpu) is int for gpu in devices):
-            raise UserError(f"trainer.devices={devices} should be numbers of GPUs, as in [0,1]")
         return len(devices)
     if isinstance(devices, int) and devices > 0:
         return devices

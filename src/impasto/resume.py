@@ -26,6 +26,8 @@ PATIENCE = 10.0  # s: the loaders' workers of a killed run, which hold its lock,
 OVERRIDES = "overrides.yaml"  # of the run folder: the words of its command line, which Hydra calls so
 FREE = ("init", "architecture", "style", "images_seen")  # of the record: checked elsewhere, or meant to change
 TOLD_BY_OTHERS = ("content.folder", "content.held_out")  # of the record, flat: content.sha256 changes with them
+# of the record, flat: what changes with the machine, and with other words
+NOT_ASKED = ("versions.", "precision ", "processes ", "content.sha256 ")
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,21 @@ class Resumed:
         for key, now in (("architecture", whole), ("style", style)):
             then = self.content.get(key) or {}
             if changed := sorted(name for name in now if then.get(name) != now[name]):
-                before, after = then.get(changed[0]), now[changed[0]]
+                name, before, after = f"{key} {changed[0]}", then.get(changed[0]), now[changed[0]]
                 mend = "it cannot go on"
-                if key == "architecture" and changed[0] != "name":  # of an earlier version, perhaps, which had no such
-                    mend = f"model.{changed[0]}={str(type(after)() if before is None else before).lower()} goes on"
-                raise UserError(f"{str(self.path)!r} was trained with {key} {changed[0]}={before}, not {after}: {mend}")
+                if key == "architecture" and changed[0] != "name":
+                    name = f"model.{changed[0]}"
+                    # of an earlier version, perhaps, which had no such; a network does not name what it lacks, either
+                    nothing = type(after if before is None else before)()
+                    before, after = (str(nothing if one is None else one).lower() for one in (before, after))
+                    mend = f"{name}={before} goes on"
+                raise UserError(f"{str(self.path)!r} was trained with {name}={before}, not {after}: {mend}")
 
-    def warn_of_changes(self, record: Mapping[str, Any]) -> None:
-        """Name all that keeps the rest from being what an uninterrupted run would have given."""
+    def warn_of_changes(self, record: Mapping[str, Any], left: int) -> None:
+        """Name all that keeps the rest from being what an uninterrupted run would have given.
+
+        Where no images are left, name what was asked for in vain.
+        """
         groups = [key for key in record if key in self.content and key not in FREE]  # others are of other versions
         before, now = (_flat({key: of[key] for key in groups}) for of in (self.content, record))
         changes = [
@@ -82,8 +91,11 @@ class Resumed:
             for key in {**now, **before}
             if before.get(key) != now.get(key) and key not in TOLD_BY_OTHERS
         ]
-        if changes:
+        if left and changes:
             log.warning("going on with changes, so not as an uninterrupted run would: %s", ", ".join(changes))
+        elif asked := [change for change in changes if not change.startswith(NOT_ASKED)]:
+            told = "the run has seen its %d images, and stays as it is: %s; schedule.images= above goes on with that"
+            log.warning(told, self.images_seen, ", ".join(asked))
 
     def mark_validated(self, callbacks: Mapping[str, Any]) -> None:
         """Note in the file that it has been validated meanwhile, and what these have counted by it.

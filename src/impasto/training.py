@@ -27,7 +27,7 @@ from impasto.data.content import ContentDataModule
 from impasto.data.scan import fingerprint, write_rejects
 from impasto.errors import UserError
 from impasto.events import Events
-from impasto.files import STYLE_BYTES, write_text
+from impasto.files import STYLE_BYTES, check_place, write_text
 from impasto.guards import explained, watches
 from impasto.guards.batch_size import with_batch_size
 from impasto.guards.collapse import Collapse
@@ -35,7 +35,7 @@ from impasto.guards.divergence import Divergence
 from impasto.initialisation import initialise
 from impasto.losses.objective import build_objective, read_painting
 from impasto.machine import (
-    check_accelerator,
+    check_devices,
     check_precision,
     choose_precision,
     count_devices,
@@ -72,7 +72,6 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
     _quieten_libraries()
     if not 0 <= config["seed"] < 2**32:
         raise UserError(f"seed={config['seed']} should be in 0…{2**32 - 1}")
-    check_accelerator(config["trainer"]["accelerator"])
     pl.seed_everything(config["seed"], verbose=False)
     name = config["style"]["name"]
     if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
@@ -92,6 +91,7 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
                 f"{str(exported)!r} is there, and no checkpoint to go on from: name another folder, or remove it"
             )
         _check_words(config)
+        check_place(run_dir / "config.yaml")
         saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
         judges = [Divergence(config["guards"]["on_divergence"]), Collapse(config["guards"]["on_collapse"])]
         config = with_batch_size(config, resumed)
@@ -105,8 +105,8 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         guards = [*judges, *watches(config, run_dir, module, data)]
         trainer = _trainer(config, run_dir, data, painting, resumed, saved, guards)
         module.record |= {"precision": trainer.precision, "processes": trainer.world_size}
-        if resumed and left:
-            resumed.warn_of_changes(module.record)
+        if resumed:
+            resumed.warn_of_changes(module.record, left)
         if trainer.precision == "bf16-mixed":
             module.objective.loss.vgg.round_kernels(torch.bfloat16)
         if not there:
@@ -140,6 +140,7 @@ def _check_words(config: dict[str, Any]) -> None:
     if options["strategy"] not in ("auto", "ddp"):
         raise UserError(f"trainer.strategy={options['strategy']} is neither auto nor ddp")
     check_precision(options)
+    check_devices(options)
 
 
 def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTransferModule, Any]:
@@ -165,7 +166,7 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
     clip = config["trainer"]["gradient_clip"]
     if clip is None:
         clip = GRADIENT_CLIP if loss["relative"] else inf
-    if not (isinstance(clip, int | float) and clip > 0):
+    if not clip > 0:
         raise UserError(f"trainer.gradient_clip={clip} should be above 0; inf for none")
     record = {
         "style": origin,

@@ -33,8 +33,9 @@ NUMBERS = {
     float: ((float, int), "a number"),
 }
 
-# numbers that may also be left to the program
+# numbers that may also be left to the program: by a word, or by null, which is their default and shows no kind
 AUTOMATIC = ("data.batch_size",)
+OPTIONAL = {"data.smallest_size": int, "data.workers": int, "trainer.gradient_clip": float}
 
 # name → weight: any names, or none
 LAYERS = ("loss.style_layers", "loss.content_layers")
@@ -160,7 +161,9 @@ def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> 
                 raise UserError(
                     f"{name}={value!r} should be {{name: value, …}}, as in {{{next(iter(default))!s}: 1.0}}"
                 )
-        allowed, description = NUMBERS.get(type(default), ((type(value),), ""))
+        if value is None and name in OPTIONAL:
+            continue
+        allowed, description = NUMBERS.get(OPTIONAL.get(name, type(default)), ((type(value),), ""))
         if type(value) not in allowed and not (name in AUTOMATIC and value == "auto"):
             raise UserError(f"{name}={value!r} should be {description}{' or auto' * (name in AUTOMATIC)}")
 

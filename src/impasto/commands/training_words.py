@@ -27,7 +27,7 @@ def composed(config_dir: Path, words: Sequence[str], when: datetime | None = Non
 
 def as_begun(config_dir: Path, words: list[str]) -> list[str]:
     """`words` with those that a run to go on with was begun with, but for those that are given now."""
-    from impasto.resume import begun_with
+    from impasto.resume import begun_with, checkpoints
 
     given = {word.partition("=")[0]: word for word in words}
     resume = given.get("resume", "resume=false").partition("=")[2]
@@ -46,6 +46,10 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
         place = Path(cli.at_home(resume))
         _check_run(resume, place)
     begun = begun_with(place)
+    if given.get("init") not in (None, *begun) and (place.is_file() or checkpoints(place)):
+        init = given.pop("init")
+        _say(f"{init} has no say: the run goes on with its own weights")
+        words = [word for word in words if word != init]
     # another data= ends what was said of the one before, as data.root=; data.root= ends what data= it was, unless that
     # had one, and has moved
     moved = any(word.startswith("data.root=") for word in begun)
@@ -79,12 +83,16 @@ def is_there(path: str) -> bool:
 
 def _check_run(resume: str, place: Path) -> None:
     """Raise `UserError` where what `resume=` names is no run, nor a checkpoint of one."""
-    from impasto.resume import checkpoints
+    from impasto.resume import OVERRIDES, checkpoints
 
     if not place.exists():
         raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
     if place.suffix == ".ckpt" if place.is_file() else checkpoints(place):
         return
+    if (place / OVERRIDES).is_file():
+        raise UserError(
+            f"resume={resume}: that run has no checkpoint yet: resume=true hydra.run.dir={place} begins it anew"
+        )
     runs = [run for run in (*place.glob("*/"), *place.absolute().parents[:2]) if checkpoints(run)]
     newest = max(runs, key=lambda run: checkpoints(run)[0].stat().st_mtime, default=None)
     mend = "" if newest is None else f"; resume={newest} is one"

@@ -85,8 +85,8 @@ class ContentDataModule(pl.LightningDataModule):
         for option, value in (("batch_size", batch_size), ("validation", validation)):
             if value < 1:
                 raise UserError(f"data.{option}={value} should be at least 1")
-        if workers is not None and not (isinstance(workers, int) and workers >= 0):
-            raise UserError(f"data.workers={workers} should be a whole number from 0 on")
+        if workers is not None and workers < 0:
+            raise UserError(f"data.workers={workers} should be at least 0")
         if timeout < 0:
             raise UserError(f"data.timeout={timeout} should be at least 0 s")
         for option, share in (("colour", colour), ("patches", patches), ("max_rejects", max_rejects)):
@@ -96,9 +96,7 @@ class ContentDataModule(pl.LightningDataModule):
             raise UserError(f"data.min_scale={min_scale} should be above 0 and at most 1")
         if image_size % 4:
             raise UserError(f"data.image_size={image_size} should be a multiple of 4, such as {image_size // 4 * 4}")
-        if smallest_size is not None and not (
-            isinstance(smallest_size, int) and 0 < smallest_size < image_size and smallest_size % STEP == 0
-        ):
+        if smallest_size is not None and not (0 < smallest_size < image_size and smallest_size % STEP == 0):
             raise UserError(
                 f"data.smallest_size={smallest_size} should be a multiple of {STEP}, below data.image_size={image_size}"
             )

@@ -68,7 +68,9 @@ def read_or_next(photos: Photos, index: int) -> Tensor:
         except UserError as error:
             log.warning("skipped: %s", error)
             last = error
-    raise UserError(f"{step + 1} photos in a row cannot be read any more ({last}): then resume=true goes on")
+    raise UserError(
+        f"{step + 1} photos in a row cannot be read any more ({last}): bring them back, then resume=true goes on"
+    )
 
 
 def source_size(image_size: int, min_scale: float) -> int:
