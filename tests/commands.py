@@ -38,5 +38,6 @@ def _main(script: str, words: list[str], cwd: str, environment: dict[str, str], 
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.chdir(cwd)
+    multiprocessing.set_start_method(None, force=True)  # of a process of its own: as a child it has its server's
     sys.argv = [script, *words]
     runpy.run_path(script, run_name="__main__")

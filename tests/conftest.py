@@ -111,7 +111,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
     """As `run`, in a fork of a process that has imported everything."""
 

@@ -181,8 +181,8 @@ def test_a_commands_memory_is_that_of_its_process(tmp_path):
         assert 900 <= contestant.run() < 1000
 
 
-def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
-    result = run(
+def test_the_command_prints_a_table_and_writes_json(forked, tmp_path):
+    result = forked(
         "scripts/benchmark.py", "train", "image_size=64", "batch_size=1", "width=8", "style_size=96", "repeats=1",
         "compiled=false", f"output={tmp_path}",
     )  # fmt: skip

@@ -54,8 +54,8 @@ def recorded(tmp_path, small_net):
     return path
 
 
-def test_a_report_has_everything(run, recorded):
-    result = run("scripts/evaluate.py", f"ckpt={recorded}", "sizes=96,644", "photos=2,3", "iterations=1")
+def test_a_report_has_everything(forked, recorded):
+    result = forked("scripts/evaluate.py", f"ckpt={recorded}", "sizes=96,644", "photos=2,3", "iterations=1")
     assert result.returncode == 0, result.stderr
     card = json.loads(recorded.with_suffix(".json").read_text())
     scores = card["scores"]
