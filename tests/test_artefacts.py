@@ -45,9 +45,14 @@ def gridded(image):
     return stylized
 
 
-def gridded_where_plain(image):
-    """The same, but in pictures of one colour alone."""
-    return gridded(image) if image.std() == 0 else sound(image)
+def gridded_where_black(image):
+    """The same, but in black pictures alone."""
+    return sound(image) if image.any() else gridded(image)
+
+
+def gridded_where_white(image):
+    """The same, but in white pictures alone."""
+    return gridded(image) if image.amin() == 1 else sound(image)
 
 
 def dark_edged(image):
@@ -62,9 +67,19 @@ def dotted_edge(image):
     return stylized
 
 
-def dotted_side(image):
+def dotted_right(image):
     """The same along the right."""
     return dotted_edge(image.transpose(2, 3)).transpose(2, 3)
+
+
+def dotted_top(image):
+    """The same along the top."""
+    return dotted_edge(image.flip(2)).flip(2)
+
+
+def dotted_left(image):
+    """The same along the left."""
+    return dotted_right(image.flip(3)).flip(3)
 
 
 def blobbed(image):
@@ -110,6 +125,24 @@ def burnt(image):
     return torch.where(stylized.amin(1, keepdim=True) > 0.45, 1.0, stylized * 0.8 + 0.1)
 
 
+def drowned(image):
+    """Dark areas become wholly black."""
+    return 1 - burnt(1 - image)
+
+
+def reddened(image):
+    """Even areas become wholly red, which is a colour as others are."""
+    return torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1).expand_as(image) if image.std((2, 3)).max() < 0.5 else image
+
+
+def lined(image):
+    """A bright stripe along the top and one along the left, which meet, as strokes along edges do."""
+    stylized = sound(image) * 0.2
+    stylized[..., :16, :] += 0.4
+    stylized[..., :, :16] += 0.4
+    return stylized
+
+
 def unsteady(image):
     """Noise that is another for every picture."""
     return (sound(image) * 0.7 + 0.3 * torch.rand(image.shape)).clamp(0, 1)
@@ -136,14 +169,18 @@ MEASURES = {
 }
 BROKEN = [
     ("checkerboard", gridded),
-    ("checkerboard", gridded_where_plain),
+    ("checkerboard", gridded_where_black),
+    ("checkerboard", gridded_where_white),
     ("border", dark_edged),
     ("border", dotted_edge),
-    ("border", dotted_side),
+    ("border", dotted_right),
+    ("border", dotted_top),
+    ("border", dotted_left),
     ("blobs", blobbed),
     ("blobs", with_a_large_blob),
     ("blobs", blob_in_strokes),
     ("holes", burnt),
+    ("holes", drowned),
     ("bare", sound),
     ("shift", unsteady),
     ("odd sizes", cropping),
@@ -165,8 +202,26 @@ def test_a_broken_network_fails_where_it_is_broken(scene, name, network):
 
 
 def test_strokes_along_an_edge_are_no_blobs(scene):
-    strokes = flat(stroked, scene[0])[0]  # of twice the limit
-    assert strokes.passed, strokes
+    for network in (stroked, lined):  # of twice the limit
+        strokes = flat(network, scene[0])[0]
+        assert strokes.passed, strokes
+
+
+def test_a_colour_is_no_hole(scene):
+    holes = flat(reddened, scene[0])[1]
+    assert holes.value == 0
+
+
+def test_a_grid_that_the_painting_or_the_photo_has_is_none_of_the_networks(scene):
+    photo, style = scene
+    own = checkerboard(gridded, photo, style).value
+    assert checkerboard(gridded, photo, gridded(style)).value < own / 4
+    assert checkerboard(gridded, gridded(photo), style).value < own / 2
+
+
+def test_edges_that_hardly_differ_are_no_border(scene):
+    """Nor does the middle of what a filter makes, but for nothing."""
+    assert border(sound, scene[0]).value < 0.5
 
 
 def test_even_areas_have_all_the_strokes_of_an_even_painting(scene):
@@ -195,5 +250,7 @@ def test_not_a_number_fails_any_limit():
     assert Finding("x", 1.0, 1.0, "").passed
 
 
-def test_luminance_of_white_is_1():
+def test_luminance_is_that_of_television():
     assert luminance(torch.ones(1, 3, 2, 2)).flatten().tolist() == pytest.approx([1.0] * 4)
+    colours = torch.eye(3).view(3, 3, 1, 1)
+    assert luminance(colours).flatten().tolist() == pytest.approx([0.299, 0.587, 0.114])

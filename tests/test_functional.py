@@ -77,6 +77,15 @@ def test_total_variation_of_known_images():
     assert total_variation(torch.rand(1, 3, 1, 1)) == 0
 
 
+@pytest.mark.parametrize(
+    "term", [total_variation, grid_pattern, lambda image: feature_reconstruction(image, image / 3)]
+)
+def test_terms_of_narrow_numbers_are_those_of_wide_ones(term):
+    image = torch.rand(2, 3, 40, 40).bfloat16()
+    assert term(image).dtype == torch.float32
+    assert_close(term(image), term(image.float()), rtol=1e-2 if term.__name__ == "<lambda>" else 1e-6, atol=0)
+
+
 def test_gram_matrix_has_the_gradient_of_any_function_of_it(features):
     features = features.clone().requires_grad_()
     weights = torch.randn(features.shape[1], features.shape[1])  # not symmetric
@@ -125,5 +134,6 @@ def test_grid_pattern_sees_only_what_repeats_with_the_grid():
     assert grid_pattern(checkered).item() == pytest.approx(0.01, rel=1e-4)
     assert grid_pattern(torch.rand(1, 3, 512, 512)).item() < 1e-5  # noise: 1/12 over 16,384 samples
     assert grid_pattern(torch.rand(1, 3, 3, 9)) == 0  # no whole period
+    assert grid_pattern(torch.rand(2, 3, 1, 1).expand(2, 3, 8, 8)).item() < 1e-12  # of colour, but no pattern
     ramp = torch.linspace(0, 1, 400).expand(1, 3, 400, 400)
     assert grid_pattern(ramp).item() < 1e-4

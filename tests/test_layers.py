@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from impasto.models.layers import BlockConv2d, InstanceNorm2d, UpsampleConv2d, Waves
+from impasto.models import layers
+from impasto.models.layers import BlockConv2d, InstanceNorm2d, ReflectConv2d, UpsampleConv2d, Waves
 
 
 def assert_same_function(ours, theirs, *inputs):
@@ -30,13 +31,13 @@ def test_instance_norm_is_torchs_own_with_its_gradients(images):
     def theirs(features, weight, bias):
         return F.instance_norm(features, weight=weight, bias=bias, eps=norm.eps)
 
-    features = 3 * torch.randn(images, 6, 9, 7).to(memory_format=torch.channels_last) + 5
+    features = torch.randn(images, 6, 9, 7).to(memory_format=torch.channels_last) * 3e-3 + 5  # where eps counts
     assert_same_function(ours, theirs, features, torch.rand(6), torch.randn(6))
 
 
 @pytest.mark.parametrize("side", [None, 7])
 def test_instance_norm_compiles_to_the_same(monkeypatch, side):
-    norm, features = InstanceNorm2d(6, side=side), 3 * torch.randn(2, 6, 9, 7) + 5
+    norm, features = InstanceNorm2d(6, side=side), 3e-3 * torch.randn(2, 6, 9, 7)  # where eps counts
     for parameter in norm.parameters():
         nn.init.normal_(parameter)
     eager = norm(features)
@@ -102,11 +103,22 @@ def test_instance_norm_of_large_means_stays_exact():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_instance_norm_of_many_pixels_stays_exact(dtype):
-    features = torch.randn(1, 2, 2048, 2048, dtype=dtype).to(memory_format=torch.channels_last)
+    norm = InstanceNorm2d(2)
+    features = (3e-3 * torch.randn(1, 2, 2048, 2048, dtype=dtype)).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        normalised = InstanceNorm2d(2)(features)
+        norm.weight.copy_(torch.tensor([2.0, 0.5]))
+        norm.bias.copy_(torch.tensor([1.0, -1.0]))
+        normalised = norm(features)
+        expected = F.instance_norm(features.double(), None, None, *norm.double().parameters(), eps=norm.eps)
     assert normalised.dtype == dtype
-    assert (normalised.double().var((0, 2, 3)) - 1).abs().max() < 1e-3
+    assert (normalised.double() - expected).abs().max() < (1e-3 if dtype == torch.float32 else 0.05)
+    assert (normalised.double().var((0, 2, 3)) / expected.var((0, 2, 3)) - 1).abs().max() < 1e-3
+
+
+def test_what_is_reflected_under_autocast_stays_as_narrow_as_it_is():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layers._reflected(torch.rand(1, 2, 5, 5, dtype=torch.bfloat16), 1).dtype == torch.bfloat16
+        assert ReflectConv2d(2, 2, 3)(torch.rand(1, 2, 5, 5)).shape == (1, 2, 5, 5)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 5)])

@@ -88,6 +88,16 @@ def test_style_of_a_batch_is_the_mean_of_its_images(loss):
     assert_close(loss(batch, batch)["style"], alone.mean())
 
 
+def test_a_sum_is_of_each_image(features, painting):
+    """As in Gatys' loss; of a batch, their mean."""
+    stylized, content = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    mean, total = (
+        PerceptualLoss(features, painting, STYLE, CONTENT, content_reduction=reduction)(stylized, content)["content"]
+        for reduction in ("mean", "sum")
+    )
+    assert_close(total, mean * (128 * 16 * 16))  # relu2_2's
+
+
 def test_gradient_reaches_the_stylized_only(loss):
     stylized, content = (torch.rand(1, 3, 32, 32, requires_grad=True) for _ in range(2))
     LossWeights(content=1, style=1, tv=1, grid=1).total(loss(stylized, content)).backward()

@@ -65,6 +65,20 @@ def test_waves_tell_places_of_an_even_area_apart():
 SMALL = TransformerNet(width=2, depth=1).eval()
 
 
+def test_a_residual_block_adds_to_what_it_is_given():
+    block, features = transformer_net.ResidualBlock(4), torch.randn(1, 4, 6, 5)
+    added = block.conv2(block.conv1(features))
+    assert added.abs().mean() > 0.1
+    assert_close(block(features), features + added)
+
+
+def test_pixels_are_finer_than_bfloat16():
+    features = torch.linspace(0.2, 2, 300).expand(1, 3, 1, 300).bfloat16()
+    pixels = TransformerNet(width=2, depth=0).eval().to_rgb(features)
+    assert pixels.dtype == torch.float32
+    assert_close(pixels, torch.tanh(features.double()).mul(0.5).add(0.5).float())
+
+
 def test_training_and_painting_give_the_same_pixels():
     features = torch.randn(1, 3, 8, 8) * 5
     net = TransformerNet(width=2, depth=0)
@@ -118,7 +132,7 @@ def test_padding_reflects_like_numpy(size):
         assert indices.tolist() == np.pad(np.arange(size), ends, mode="reflect").tolist()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (16, 40), (36, 72)])  # others are extended elsewhere
+@pytest.mark.parametrize("size", [(1, 1), (8, 24), (16, 40), (36, 72)])  # others are extended elsewhere
 def test_a_margin_is_reflected_and_cut_off(size):
     net = TransformerNet(4, 1, margin=8).eval()
     bare = TransformerNet(4, 1).eval()
