@@ -296,6 +296,9 @@ def test_the_input_is_never_written_over(paint, photos):
     for source, output in ((photos / "a.jpg", photos / "a.jpg"), (photos / "a.jpg", photos), (photos, photos)):
         with pytest.raises(UserError, match="written over"):
             paint(source, output)
+    (photos / "a_test.jpg").symlink_to(photos / "a.jpg")
+    with pytest.raises(UserError, match="a_test.jpg' is the input: it would be written over"):
+        paint(photos / "a.jpg")
     assert (photos / "a.jpg").read_bytes() == before
 
 
@@ -395,7 +398,10 @@ def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
         (tmp_path / "nowhere.jpg", None, {}, "no image or folder"),
         (photos, photos / "a.jpg", {}, "a folder's pictures go to a folder, not a file"),
         (photos / "a.jpg", photos / "f.jpg" / "x.jpg", {}, "cannot write"),
-        (photos / "a.jpg", tmp_path / "a.xyz", {}, "its suffix should be one of"),
+        (photos / "a.jpg", tmp_path / "a.xyz", {}, "its suffix should be one of .*.webp$"),
+        (photos / "a.jpg", tmp_path / "new", {}, "its suffix should be one of .*; '.*/new/' is a folder$"),
+        (photos / "a.jpg", None, {"smooth": 0.5}, "smooth=0.5 is of videos: of pictures there are none before"),
+        (photos, None, {"smooth": 7.0}, "smooth=7 is of videos"),
         (photos, tmp_path / "out", {"suffix": ".xyz"}, "format=xyz should be one of avif, bmp,"),
         (photos, "-", {}, "output=- takes one image and one style"),
         ("-", None, {}, "input=- takes output=-, or a file"),

@@ -2,8 +2,10 @@ import errno
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from omegaconf import MISSING, OmegaConf
 
 from impasto import cli
 from impasto.errors import UserError
+from impasto.files import whole_file
 
 from .conftest import ROOT, noise_image
 
@@ -124,6 +127,36 @@ def test_bugs_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(ZeroDivisionError):
         cli.run(fail(ZeroDivisionError()), "usage")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_what_is_half_written_vanishes_when_a_signal_ends_it(monkeypatch, tmp_path, number, status):
+    def command(words: list[str]) -> None:
+        with whole_file(tmp_path / "network.onnx") as temporary:
+            temporary.write_bytes(b"half")
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as exit:
+            cli.run(command, "usage")
+    finally:
+        signal.signal(number, before)
+    assert exit.value.code == status
+    assert not list(tmp_path.iterdir())
+
+
+def test_signals_that_are_ignored_stay_so(monkeypatch):
+    """As nohup has SIGHUP."""
+    monkeypatch.setattr(sys, "argv", ["command"])
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        cli.run(lambda words: os.kill(os.getpid(), signal.SIGHUP), "usage")
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_interruption_has_its_status(monkeypatch):

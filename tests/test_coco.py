@@ -349,6 +349,14 @@ def test_what_was_begun_the_other_way_makes_room(root, monkeypatch, short_side, 
     assert [path.name for path in root.glob(".train2017.*")] == [f".train2017.{same}"]
 
 
+def test_a_folder_that_lacks_photos_is_not_taken_for_all_of_them(root):
+    """As an unpacking by hand leaves it, once it was stopped."""
+    (root / "val2017").mkdir(parents=True)
+    (root / "val2017" / "000000000139.jpg").touch()
+    with pytest.raises(UserError, match="val2017' has 1 of 5,000 photos: remove it to have it fetched anew"):
+        coco.fetch(root, ["val2017"], ["http://127.0.0.1:1"])
+
+
 def test_one_process_at_a_time(fetch, root):
     root.mkdir()
     with FileLock(root / ".lock"), pytest.raises(UserError, match="another process is fetching"):
@@ -360,14 +368,15 @@ def test_one_process_at_a_time(fetch, root):
     [
         (["pack=5"], "pack=5 should be in 16…640 px"),
         (["parts=train2015"], "parts=train2015 is unknown"),
-        (["url=http://127.0.0.1:1"], "http://127.0.0.1:1/val2017.zip is not https"),
+        (["parts=val2017", "url=http://127.0.0.1:1"], "http://127.0.0.1:1/val2017.zip is not https"),
         (["pack=large"], "'pack=large' does not do"),
+        (["parts=val2017", "pack=320"], "pack=320 is of photos to learn from: parts=val2017 has none"),
     ],
 )
 def test_wrong_words_are_one_line(root, words, line, monkeypatch):
     monkeypatch.setattr(coco, "_check_space", lambda *_: None)
     with pytest.raises(UserError, match=re.escape(line)):
-        fetch_coco.fetch_coco([f"root={root}", "parts=val2017", *words])
+        fetch_coco.fetch_coco([f"root={root}", *words])
 
 
 def test_coco_counts_as_prepared_when_both_parts_are_there(tmp_path):

@@ -3,6 +3,7 @@ import sys
 import pytest
 
 from impasto import export
+from impasto.commands.export import export as command
 from impasto.engines.eager import EagerEngine
 from impasto.errors import UserError
 
@@ -19,6 +20,19 @@ def test_a_graph_that_differs_is_not_kept(tmp_path, monkeypatch, small_net):
     with pytest.raises(UserError, match="not written"):
         export.export_onnx(small_net, {}, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_is_written_over_only_where_that_is_said(network_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command([f"ckpt={network_file}"])
+    before = (tmp_path / "test.safetensors").read_bytes()
+    with pytest.raises(
+        UserError, match="'test.safetensors' is there: output=FILE says where else, or that it is to be"
+    ):
+        command([f"ckpt={network_file}"])
+    assert (tmp_path / "test.safetensors").read_bytes() == before
+    command(["ckpt=great_wave", "output=test.safetensors"])
+    assert (tmp_path / "test.safetensors").read_bytes() != before
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch, small_net):

@@ -68,12 +68,13 @@ def test_stylize_takes_all_styles(shipped):
         (["size=100000"], "size=100000 should be in 1…8192 px"),
         (["output=sheet.xyz"], "its suffix should be one of"),
         (["output={}/photo.jpg"], "photo.jpg' is the input: it would be written over"),
+        (["input={}", "output={}/sheet.jpg"], "sheet.jpg' is in the input folder: the sheet would be a photo the next"),
     ],
 )
 def test_mistakes_are_one_line(shipped, words, line):
     words = [word.format(shipped) for word in words]
     with pytest.raises(UserError, match=line):
-        gallery([f"input={shipped}/photo.jpg", *words])
+        gallery([*([] if words[0].startswith("input") else [f"input={shipped}/photo.jpg"]), *words])
 
 
 def test_a_sheet_too_long_for_its_format_is_told_before_painting(shipped, monkeypatch):

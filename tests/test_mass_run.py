@@ -113,6 +113,7 @@ def test_a_process_that_hangs_at_the_end_is_killed(monkeypatch):
     ("words", "line"),
     [
         (["output=out", "workers=0"], "workers=0 should be at least 1"),
+        (["output=out", "mask=nowhere.png"], "there is no image 'nowhere.png'"),
         ([], "output=… is missing"),
         (["output=out", "smooth=0.5"], "smooth= is of videos"),
         (["output=out", "format=xyz"], "format=xyz should be one of avif, bmp,"),
@@ -125,8 +126,9 @@ def test_a_process_that_hangs_at_the_end_is_killed(monkeypatch):
 )
 def test_mistakes_are_named_before_ray_starts(photos, tmp_path, monkeypatch, words, line):
     monkeypatch.chdir(tmp_path)
+    network = [] if "ckpt=all" in words else ["ckpt=starry_night"]
     with pytest.raises(UserError, match=line):
-        stylize_many(["ckpt=starry_night", f"input={photos}", *(word.format(photos=photos) for word in words)])
+        stylize_many([*network, f"input={photos}", *(word.format(photos=photos) for word in words)])
     assert not (tmp_path / "out").exists()
 
 

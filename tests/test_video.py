@@ -536,6 +536,7 @@ def test_wrong_input_and_output_are_named(stylize, tmp_path):
         (source, tmp_path / "out.webm", {}, ".webm cannot hold the input's sound, which is aac: try output=….mkv"),
         (source, None, {"megapixels": 0.001}, "more than max_megapixels=0.001"),
         (source, None, {"tile": 512}, "tile=512 is for images: a film's frames are painted whole"),
+        (source, None, {"exact": False}, "exact=false is for images: a film's frames are painted whole"),
         (source, None, {"smooth": 1.0}, "smooth=1 should be in 0…0.9"),
     ):
         with pytest.raises(UserError, match=line):

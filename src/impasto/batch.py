@@ -15,6 +15,7 @@ from impasto.exif import TIFF
 from impasto.files import check_place
 from impasto.image import WRITABLE, check_format, check_not_input, check_suffix
 from impasto.job import (
+    SMOOTH,
     Job,
     Look,
     default_output,
@@ -45,8 +46,11 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
             raise UserError(f"{name}=-: the standard {name} is closed")
     if source != "-" and not Path(source).exists():
         raise UserError(f"there is no image or folder {source!r}")
-    if film and job.tile:
-        raise UserError(f"tile={job.tile} is for images: a film's frames are painted whole; size= makes them smaller")
+    if film and (job.tile or not job.exact):
+        word = f"tile={job.tile}" if job.tile else "exact=false"
+        raise UserError(f"{word} is for images: a film's frames are painted whole; size= makes them smaller")
+    if not film and job.smooth != SMOOTH:
+        raise UserError(f"smooth={job.smooth:g} is of videos: of pictures there are none before")
     several = len(networks) > 1 and job.mask is None
     if output == "-" and (several or Path(source).is_dir()):
         raise UserError("output=- takes one image and one style")
@@ -100,7 +104,7 @@ def _target(place: str, output: str | None, style: str, suffix: str | None) -> P
     if suffix is not None and not _same_format(target.suffix.lower(), suffix):
         raise UserError(f"output={output} with format={suffix[1:]}: say one of them, or the same with both")
     check_place(target)
-    if output is not None and place != "-":  # the default is another file
+    if place != "-":  # the default name, too, may be a link to it
         check_not_input(target, [source])
     return target
 

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -23,8 +24,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def run(command: Callable[[list[str]], None], usage: str) -> None:
     """Run an entry point on the words of the command line.
 
-    A mistake of the user's becomes one line on stderr and exit status 1; Ctrl-C exits with 130.
+    A mistake of the user's becomes one line on stderr and exit status 1; Ctrl-C exits with 130, SIGTERM and a closed
+    terminal with 143 and 129: what is half written vanishes.
     """
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # which Windows lacks
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8; stderr does so by itself
     log_to(sys.stdout)

@@ -87,7 +87,8 @@ def check_writable(path: Path) -> None:
 def check_suffix(path: Path) -> None:
     """Raise `UserError` for a suffix that cannot be written."""
     if path.suffix.lower() not in WRITABLE:
-        raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}")
+        mend = "" if path.suffix else f"; {str(path) + os.sep!r} is a folder"
+        raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}{mend}")
 
 
 def check_format(suffix: str, writable: Iterable[str] = WRITABLE) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.progress import track
 
 from impasto.assets import PHOTOS
 from impasto.data.pack import is_pack
@@ -15,6 +14,7 @@ from impasto.image import check_writable, find_images, read_image, save_image, t
 from impasto.losses.objective import LARGEST, SMALLEST, build_objectives, check_strength, check_stroke, read_painting
 from impasto.machine import choose_precision, first_device
 from impasto.optimization import optimize
+from impasto.progress import progress_bar
 from impasto.sheet import contact_sheet, wrapped
 from impasto.tensors import to_tensor
 
@@ -48,11 +48,12 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     objectives = build_objectives(paintings, config["loss"], config["vgg"], 1.0, device)
     cases = [objective.at(strength) for strength in strengths for objective in objectives]
     pictures = []
-    for objective in track(cases, description="Preview", transient=True):
-        steps = list(optimize(objective, content, content, ITERATIONS, bfloat16=bfloat16))
-        if not steps:
-            raise UserError("the objective is not finite: lower strength or loss.weights")
-        pictures.append(to_image(steps[-1].image.cpu().numpy()))
+    with progress_bar("Preview", "pictures", quiet=False) as progress:
+        for objective in progress.track(cases):
+            steps = list(optimize(objective, content, content, ITERATIONS, bfloat16=bfloat16))
+            if not steps:
+                raise UserError("the objective is not finite: lower strength or loss.weights")
+            pictures.append(to_image(steps[-1].image.cpu().numpy()))
     captions = [f"strength={strength:g} stroke={stroke}" for strength in strengths for stroke in strokes]
     rows = wrapped(list(zip(captions, pictures, strict=True)), len(strokes))
     sheet = contact_sheet([[("photo", photo), ("painting", paintings[1])], *rows], SIZE)

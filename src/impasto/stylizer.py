@@ -31,9 +31,11 @@ class Stylizer:
     """A style at work, for any number of threads: nothing in it changes."""
 
     def __init__(self, engine: Engine, tile: int | None = None, exact: bool = True) -> None:
-        if tile:  # told before the first picture
-            if not isinstance(engine, TiledEngine):
-                raise UserError(f"tile={tile} takes a .safetensors: the norms of an exported network see one tile each")
+        # told before the first picture
+        if (tile or not exact) and not isinstance(engine, TiledEngine):
+            word = f"tile={tile}" if tile else "exact=false"
+            raise UserError(f"{word} takes a .safetensors: the norms of an exported network see one tile each")
+        if tile:
             from impasto.tiling import check_tile  # and with it torch, which such an engine has
 
             check_tile(tile)

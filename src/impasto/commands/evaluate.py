@@ -26,7 +26,7 @@ Score a network on photos that it has not learned from; writes a model card besi
   photos=6,3,2          how many photos at each size
   iterations=100        of the optimiser, at most; L-BFGS from noise, and from the photo
   painting=PATH|NAME    where the network's own is not known; vgg=FILE: the VGG19 of a network trained with vgg=file
-  output=DIR            for <style>.md, <style>.json, <style>_sheet.jpg and TensorBoard's hparams; default: beside the
+  output=DIR            for FILE's name with .md, .json and _sheet.jpg, and TensorBoard's hparams; default: beside the
                         weights, or runs/<style>/scores of a style that ships
   device=auto|cpu|cuda|mps   precision=auto|float32|bfloat16
 

@@ -48,11 +48,10 @@ def gallery(words: list[str]) -> None:
     if not 1 <= options.size <= LARGEST:
         raise UserError(f"size={options.size} should be in 1…{LARGEST} px")
 
-    from rich.progress import track
-
-    from impasto.image import check_not_input, check_writable, find_images, read_images, save_image
+    from impasto.image import check_not_input, check_writable, read_images, save_image
     from impasto.job import default_output
     from impasto.picture_files import check_sides
+    from impasto.progress import progress_bar
     from impasto.sheet import contact_sheet, sheet_size
     from impasto.styles import find_checkpoints
     from impasto.stylizer import Stylizer
@@ -64,15 +63,18 @@ def gallery(words: list[str]) -> None:
         beside = default_output(source, "gallery")
         output = beside.with_name(f"{beside.name}.jpg") if source.is_dir() else beside.with_suffix(".jpg")
     check_writable(output)
-    check_not_input(output, find_images(source) if source.is_dir() else [source])
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"output={str(output)!r} is in the input folder: the sheet would be a photo the next time")
+    check_not_input(output, [source])
     photos = read_images(source, options.size)
     stylizers = [Stylizer.load(str(path), options.device, options.precision) for path in find_checkpoints(options.ckpt)]
     planned = _laid_out([[("photo", photo), *((each.name, photo) for each in stylizers)] for photo in photos])
     check_sides(repr(str(output)), *sheet_size(planned, options.size), output.suffix.lower())
-    rows = [
-        [("photo", photo), *((stylizer.name, stylizer(photo)) for stylizer in stylizers)]
-        for photo in track(photos, description="Gallery", transient=True)
-    ]
+    with progress_bar("Gallery", "photos", quiet=False) as progress:
+        rows = [
+            [("photo", photo), *((stylizer.name, stylizer(photo)) for stylizer in stylizers)]
+            for photo in progress.track(photos)
+        ]
     save_image(contact_sheet(_laid_out(rows), options.size), output)
     logging.getLogger("impasto").info("Wrote %s", output)
 

@@ -1,6 +1,5 @@
 """`python stylize.py`: styles, images and films in, stylized images and films out."""
 
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +124,5 @@ def job_of(options: StylizeOptions) -> "Job":
 
 
 def main() -> None:
-    """Run `stylize` on the command line; what is half written when a signal ends it vanishes, as at Ctrl-C."""
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # which Windows lacks
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    """Run `stylize` on the command line."""
     cli.run(stylize, USAGE)

@@ -64,14 +64,17 @@ def stylize_many(words: list[str]) -> None:
         raise UserError("smooth= is of videos, which stylize.py takes one by one")
     cli.check_counts(options, "workers", "cores", "batch")
 
+    from impasto.controls import check_mask
     from impasto.image import check_format  # takes a while: mistakes above are answered at once
     from impasto.mass.cluster import Workers
     from impasto.mass.run import stylize_many as run
     from impasto.mass.sources import Source, absolute
+    from impasto.picture_files import read_picture
     from impasto.styles import find_checkpoints
 
     job = job_of(options)
     if job.mask is not None:
+        check_mask(read_picture(job.mask, job.megapixels))
         job = replace(job, mask=job.mask.absolute())  # workers start elsewhere
     if job.suffix is not None:
         check_format(job.suffix)

@@ -67,12 +67,14 @@ def fetch(
     parts = list(dict.fromkeys(parts))
     if unknown := [part for part in parts if part not in archives]:
         raise UserError(f"parts={unknown[0]} is unknown: there are {', '.join(archives)}")
+    if short_side is not None and not any(part.startswith("train") for part in parts):
+        raise UserError(f"pack={short_side} is of photos to learn from: parts={','.join(parts)} has none")
     pack_sizes = {part: short_side if part.startswith("train") else None for part in parts}  # photos to learn from
     with held(root, f"another process is fetching into {str(root)!r}"):
         missing = [part for part in parts if not (root / part).is_dir()]
         for part in parts:
             if part not in missing:
-                _check_as_asked(root / part, pack_sizes[part])
+                _check_as_asked(root / part, pack_sizes[part], archives[part].photos)
         for part in missing:
             begun = (unpacking if pack_sizes[part] else packing)(root / part)
             if begun.exists():
@@ -99,8 +101,8 @@ def prepared_coco(root: str | os.PathLike[str] = "data/coco", training: str = "t
     return all((Path(root) / part).is_dir() for part in (training, "val2017"))
 
 
-def _check_as_asked(folder: Path, short_side: int | None) -> None:
-    """Raise `UserError` where a part is there, but packed otherwise than asked for, or damaged."""
+def _check_as_asked(folder: Path, short_side: int | None, photos: int) -> None:
+    """Raise `UserError` where a part is there, but packed otherwise than asked for, damaged, or not all of it."""
     there = None
     if is_pack(folder):
         try:
@@ -110,6 +112,8 @@ def _check_as_asked(folder: Path, short_side: int | None) -> None:
     if there != short_side:
         asked, found = ("photos" if size is None else f"a pack of {size} px" for size in (short_side, there))
         raise UserError(f"{str(folder)!r} is there as {found}, not {asked}: remove the folder to have it fetched anew")
+    if short_side is None and (count := sum(1 for _ in folder.glob("*.jpg"))) < photos:  # unpacked by somebody else
+        raise UserError(f"{str(folder)!r} has {count:,} of {photos:,} photos: remove it to have it fetched anew")
 
 
 def unpacking(folder: Path) -> Path:
