@@ -65,6 +65,7 @@ def test_learning_rate_follows_the_images_seen():
     assert schedule.rate(99 + 901 // 2) == pytest.approx(2 * (0.1 + 0.9 / 2), rel=1e-2)
     assert schedule.rate(1000) == schedule.rate(2000) == pytest.approx(0.2)
     assert Schedule(images=10, learning_rate=1e-3).rate(7) == 1e-3
+    assert Schedule(images=50, learning_rate=1.0, warmup=50).rate(50) == 1  # which rises to its end
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,27 @@ def test_training_lowers_the_loss_and_counts_images(module):
     fit(module, [batch] * 40)
     assert module.images_seen == 80
     assert module._judged(batch)[1]["total"].item() < 0.5 * before
+
+
+def test_each_step_has_the_rate_that_the_images_before_it_make(module, monkeypatch):
+    module.schedule, module.rate_factor = Schedule(images=8, learning_rate=0.1, warmup=3, final=0.0), 0.3
+    rates, step = [], module.training_step
+
+    def noted(content, batch_idx):
+        rates.append(module.optimizers().param_groups[0]["lr"])
+        return step(content, batch_idx)
+
+    monkeypatch.setattr(module, "training_step", noted)
+    fit(module, photos(4))
+    assert rates == [0.3 * module.schedule.rate(seen) for seen in (0, 2, 4, 6)]
+    assert len({*rates}) == 4
+
+
+def test_the_interior_is_judged_by_the_photos_own(module):
+    module.net, content = TransformerNet(width=4, depth=1, margin=8), torch.rand(1, 3, 48, 40)
+    stylized, terms = module._judged(content, interior=True)
+    assert stylized.shape == (1, 3, 32, 24)
+    assert_close(terms, module.objective(stylized, content[..., 8:-8, 8:-8]))
 
 
 def test_each_step_lies_elsewhere_in_the_waves_and_a_resumed_one_where_it_did(module, monkeypatch):
