@@ -176,8 +176,8 @@ def test_what_comes_too_late_is_named(tmp_path, caplog):
         resumed.warn_of_changes({**before, "versions": {"torch": "2.12"}, "precision": "bf16-mixed"}, 0)
         assert not caplog.messages
         resumed.warn_of_changes({**before, "strength": 3.0}, 0)
-    told = "the run has seen its 8 images, and stays as it is: strength 1.0 → 3.0; schedule.images= above"
-    assert caplog.messages == [f"{told} goes on with that"]
+    told = "the run has seen its 8 images, so this has no say: strength 1.0 → 3.0; more schedule.images= go on"
+    assert caplog.messages == [told]
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):

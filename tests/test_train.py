@@ -187,7 +187,7 @@ def test_resuming_a_finished_run_exports_and_a_longer_one_trains_on(forked, tmp_
     (tmp_path / "run" / "a.safetensors").unlink()
     result = forked("train.py", *words, "schedule.images=16", "seed=2", "resume=true")  # too late for a seed
     assert result.returncode == 0, result.stderr
-    assert "the run has seen its 16 images, and stays as it is: seed 1 → 2; schedule.images= above" in result.stderr
+    assert "the run has seen its 16 images, so this has no say: seed 1 → 2; more" in result.stderr
     assert load_network(tmp_path / "run" / "a.safetensors")[1]["seed"] == 1
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 1
     result = forked("train.py", *words, "schedule.images=8", "resume=true")

@@ -94,8 +94,10 @@ class Resumed:
         if left and changes:
             log.warning("going on with changes, so not as an uninterrupted run would: %s", ", ".join(changes))
         elif asked := [change for change in changes if not change.startswith(NOT_ASKED)]:
-            told = "the run has seen its %d images, and stays as it is: %s; schedule.images= above goes on with that"
-            log.warning(told, self.images_seen, ", ".join(asked))
+            seen, told = self.images_seen, ", ".join(asked)
+            log.warning(
+                "the run has seen its %d images, so this has no say: %s; more schedule.images= go on", seen, told
+            )
 
     def mark_validated(self, callbacks: Mapping[str, Any]) -> None:
         """Note in the file that it has been validated meanwhile, and what these have counted by it.
