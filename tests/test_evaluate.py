@@ -17,9 +17,10 @@ from impasto.errors import UserError
 from impasto.evaluation import contest
 from impasto.evaluation import scores as module
 from impasto.evaluation.artefacts import Finding
-from impasto.image import find_images
+from impasto.image import find_images, read_image, with_long_side
 from impasto.losses.objective import reference_photos
 from impasto.models.transformer_net import TransformerNet
+from impasto.tensors import to_tensor
 
 from .conftest import ROOT, noise_image
 from .test_optimization import Quadratic
@@ -391,6 +392,27 @@ def test_the_comparison_is_made_at_the_largest_size_that_has_photos(tmp_path, qu
     assert scores["terms"]["total"].keys() == {"identity", "network", "optimizer"}
 
 
+def test_the_comparison_is_made_at_no_larger_size_than_can_be_shown(tmp_path, quadratic, monkeypatch):
+    noise_image(100, 64).save(tmp_path / "a.png")
+    monkeypatch.setattr(contest, "COMPARED", 64)
+    scores = scores_of(tmp_path, quadratic, sizes=[64, 96])
+    assert [len(line["photos"][0]["trace"]) for line in scores["worth"] if line["start"] == "content"] == [3, 1]
+
+
+def test_a_photos_line_has_the_objective_of_the_networks_picture(tmp_path, quadratic):
+    noise_image(80, 64).save(tmp_path / "a.png")
+    scores = scores_of(tmp_path, quadratic, lambda content: content * 0.5, precision="float32")
+    picture = to_tensor(with_long_side(read_image(tmp_path / "a.png"), 64)) * 0.5
+    expected = pytest.approx(float(quadratic(picture, picture)["total"]), rel=1e-5)
+    assert [line["photos"][0]["objective"] for line in scores["worth"]] == [expected] * 2
+    assert scores["terms"]["total"]["network"] == expected
+
+
+def test_terms_are_means_over_the_photos():
+    sides = [{who: {"tv": value} for who in ("identity", "network", "optimizer")} for value in (1.0, 4.0)]
+    assert module._means(sides) == {"tv": dict.fromkeys(("identity", "network", "optimizer"), 2.5)}
+
+
 def test_panoramas_and_damaged_photos_are_passed_over(tmp_path, quadratic, caplog):
     noise_image(64, 20).save(tmp_path / "wide.png")
     (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
@@ -566,6 +588,8 @@ def test_similarity_is_measured_at_one_size_where_photos_allow(tmp_path):
     photos = sorted(tmp_path.glob("*.png"))
     found = module._similarity(lambda photo: photo, module.HeldOut(photos), 64)
     assert (found["photos"], found["short side"], found["ssim"]) == (2, 64, 1.0)
+    grey = module._similarity(lambda photo: torch.full_like(photo, 0.5), module.HeldOut(photos), 64)
+    assert 0 < grey["ssim"] < 0.05  # of a texture, nothing is left
     found = module._similarity(lambda photo: photo, module.HeldOut(photos), 100)  # as large as none
     assert (found["photos"], found["short side"]) == (3, 40)
 

@@ -26,7 +26,8 @@ def test_the_trace_is_the_optimisers_and_ends_at_the_network(objective, start):
     content = torch.full((1, 3, 4, 4), 0.9)
     begin = white_noise(content) if start == "noise" else content
     first_step = None if start == "noise" else FIRST_STEP  # the paper's
-    expected = [step.terms["total"] for step in optimize(objective, content, begin, 21, first_step=first_step)]
+    steps = list(optimize(objective, content, begin, 21, first_step=first_step))
+    expected = [step.terms["total"] for step in steps]
     network = expected[6] * 1.0001
     found = list(worth(objective, content, network, start, limit=20))[-1]
     assert found.iterations == next(i for i, value in enumerate(expected) if value <= network)
@@ -34,6 +35,8 @@ def test_the_trace_is_the_optimisers_and_ends_at_the_network(objective, start):
     whole = list(worth(objective, content, network, start, limit=20, to_the_end=True))[-1]
     assert whole.trace == expected
     assert whole.end["total"] == min(expected)
+    assert torch.equal(whole.picture, steps[-1].image)
+    assert torch.equal(found.picture, steps[found.iterations].image)
 
 
 def line(*iterations):
