@@ -93,6 +93,17 @@ def test_also_with_the_styles_columns(shipped, monkeypatch):
         gallery([f"input={shipped}/folder", f"output={shipped}/sheet.webp", "size=5000"])
 
 
+def test_a_sheet_is_no_photo_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("impasto.multirun.run_all", pytest.fail)
+    (tmp_path / "out").mkdir()
+    noise_image(64, 48).save(tmp_path / "out" / "sheet.jpg")
+    before = (tmp_path / "out" / "sheet.jpg").read_bytes()
+    for photos in (tmp_path / "out" / "sheet.jpg", tmp_path / "out"):
+        with pytest.raises(UserError, match=f"sheet={photos}: .*sheet.jpg' would be written over it, or be a photo"):
+            train_gallery.train_gallery(ROOT, [f"sheet={photos}", f"output={tmp_path}/out", "styles=poppies"])
+    assert (tmp_path / "out" / "sheet.jpg").read_bytes() == before
+
+
 def test_a_gallery_trains_what_is_missing_and_draws(forked, tmp_path):
     noise_image(64, 48).save(tmp_path / "photo.png")
     words = ["styles=poppies", "strengths=0.5", f"sheet={tmp_path}/photo.png", "output=out", "strokes=48", *SMALL]

@@ -1,6 +1,8 @@
 import copy
 import logging
 import multiprocessing
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from impasto.guards.divergence import LOWERED, RETURNS, WINDOW, Divergence
 from impasto.module import StyleTransferModule
 from impasto.ranks import TOGETHER
 from impasto.resume import Resumed, find, write_checkpoint
+from impasto.stopping import StopSignals
 
 from . import ranks
 from .conftest import ROOT
@@ -501,7 +504,8 @@ def test_auto_is_a_number_that_the_run_and_its_checkpoints_keep(main, monkeypatc
         (["data.batch_size=all"], "data.batch_size='all' should be a whole number or auto"),
         (["guards.on_divergence=pray"], "guards.on_divergence is lower or stop, not 'pray'"),
         (["guards.on_collapse=lower"], "guards.on_collapse is stop or warn, not 'lower'"),
-        (["data.timeout=-1"], "data.timeout=-1 should be at least 0 s"),
+        (["data.timeout=-1"], "data.timeout=-1 should be in 0…1000000 s; 0 waits for ever"),
+        (["data.timeout=99999999999"], "should be in 0…1000000 s"),
         (["data.validation_root=gone"], "there is no folder 'gone'"),
         (["data.image_size=12"], "data.image_size=12 is too small for VGG19"),
         (["checkpoint.every=10mins"], "checkpoint.every=10mins should be images"),
@@ -518,6 +522,70 @@ def test_mistakes_are_one_line_before_photos_are_looked_through(main, monkeypatc
         main(*words)
     assert line in str(error.value)
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["data.image_size=34"], "data.image_size=34 should be a multiple of 4, such as 32"),
+        (["data.keep=gray"], "data.keep=gray: 'gray' is none of "),
+        (["schedule.final=3"], "schedule.final=3 should be in 0…1"),
+    ],
+)
+def test_mistakes_are_told_before_batch_sizes_are_tried(main, monkeypatch, words, line):
+    monkeypatch.setattr(batch_size, "largest_fit", pytest.fail)
+    with pytest.raises(UserError) as error:
+        main("data.batch_size=auto", *words)
+    assert line in str(error.value)
+
+
+@pytest.fixture
+def measuring(monkeypatch, tmp_path):
+    """The process that measures, forked and for ever: where it writes its number."""
+
+    def measure(*_):
+        (tmp_path / "begun").write_text(str(os.getpid()))
+        (tmp_path / "begun").rename(tmp_path / "pid")
+        time.sleep(100)
+
+    monkeypatch.setattr(batch_size, "_climb", measure)
+    monkeypatch.setattr(batch_size, "get_context", lambda _: multiprocessing.get_context("fork"))
+    return tmp_path / "pid"
+
+
+CONFIG = {"data": {"image_size": 32}, "model": {}, "trainer": {"precision": "32-true", "accelerator": "cpu"}}
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+
+
+@forks
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork")
+def test_who_measures_ends_with_a_wish_to_stop(measuring):
+    def stop():
+        while not measuring.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(SystemExit), StopSignals():
+        batch_size.largest_fit(CONFIG, 8, "cpu")
+    assert not psutil.pid_exists(int(measuring.read_text()))
+
+
+@forks
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork")
+def test_who_measures_ends_with_who_asked(measuring):
+    asks = multiprocessing.get_context("fork").Process(target=batch_size.largest_fit, args=(CONFIG, 8, "cpu"))
+    asks.start()
+    while not measuring.exists():
+        time.sleep(0.01)
+    measures = psutil.Process(int(measuring.read_text()))
+    measures.send_signal(signal.SIGINT)  # as a terminal sends to all: no concern of this one
+    time.sleep(0.2)
+    assert measures.is_running()
+    asks.kill()
+    asks.join()
+    psutil.wait_procs([measures], timeout=20)
+    assert not measures.is_running() or measures.status() == psutil.STATUS_ZOMBIE
 
 
 def test_apples_memory_is_not_measured(monkeypatch):

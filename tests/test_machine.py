@@ -110,6 +110,12 @@ def test_what_are_no_devices_is_a_mistake(devices):
         machine.check_devices({"devices": devices, "accelerator": "cpu"})
 
 
+def test_all_there_are_is_one_processor(environment):
+    environment({})
+    assert machine.placement({**OPTIONS, "devices": -1})[:2] == (1, 1)
+    assert machine.placement({**OPTIONS, "devices": 3})[:2] == (3, 1)
+
+
 def test_devices_that_are_not_there_are_told(monkeypatch):
     with pytest.raises(UserError, match=r"trainer.devices=\[0\] are numbers of CUDA's GPUs, and this run is on cpu"):
         machine.check_devices({"devices": [0], "accelerator": "cpu"})

@@ -102,6 +102,21 @@ def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, rais
     assert not (tmp_path / "run" / "picture.png").exists()
 
 
+def test_a_folder_with_a_run_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise_image(48, 40).save("a.png")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("of hours")
+    words = ["content=a.png", "style=poppies", "size=48", "stroke=48", "hydra.run.dir=run"]
+    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(words))
+    with pytest.raises(UserError, match="'run' holds a run: name another folder with hydra.run.dir=DIR"):
+        optimize.main(ROOT / "configs")
+    words += ["hydra.job.chdir=true"]
+    with pytest.raises(UserError, match="hydra.job.chdir=true has no say: of Hydra's own words there is hydra.run.dir"):
+        optimize.main(ROOT / "configs")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without asking")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_keeps_the_picture(tmp_path, monkeypatch, number, status):

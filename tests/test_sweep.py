@@ -51,6 +51,7 @@ def test_a_sweep_has_one_time(started, monkeypatch):
 
 def test_names_keep_their_commas_and_runs_of_one_style_their_folders(started, tmp_path):
     painting = tmp_path / "one, two (3).jpg"
+    painting.touch()
     runs = started("--multirun", f"style.image={painting}", "strength=0.3,3", "hydra.run.dir=out", "resume=true")
     assert list(runs) == ["out-strength_0.3", "out-strength_3"]
     assert all(f"style.image={painting}" in words for words in runs.values())
@@ -85,10 +86,18 @@ def test_paintings_with_a_comma_between_them_are_several(started, tmp_path):
     }
     (runs,) = started("-m", "style.image=b, c.jpg").values()
     assert runs[-1] == "style.image=b, c.jpg"
-    (runs,) = started("-m", "style.image=nowhere.jpg,never.jpg").values()  # which its run names
-    assert runs[-1] == "style.image=nowhere.jpg,never.jpg"
-    with pytest.raises(UserError, match=r"style.image=a.jpg,nowhere.jpg: there is no 'nowhere.jpg'"):
-        started("-m", "style.image=a.jpg,nowhere.jpg")
+    for first in ("a.jpg", "never.jpg"):
+        with pytest.raises(UserError, match=rf"style.image={first},nowhere.jpg: there is no 'n.*.jpg'"):
+            started("-m", f"style.image={first},nowhere.jpg")
+
+
+def test_runs_of_a_sweep_go_on_from_one_with_its_words(started, tmp_path):
+    (tmp_path / "first" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "first" / "checkpoints" / "000000008.ckpt").touch()
+    (tmp_path / "first" / "overrides.yaml").write_text("[style=poppies, seed=7]")
+    runs = started("-m", "resume=first", "seed=1,2")
+    assert list(runs) == ["first-seed_1", "first-seed_2"]
+    assert all("resume=first" in words for words in runs.values())  # each takes the others by itself
 
 
 @pytest.mark.parametrize(

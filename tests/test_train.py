@@ -279,6 +279,8 @@ BAD = [
     (["style=starry_night", "schedule.learning_rate=fast"], "schedule.learning_rate='fast' should be a number"),
     (["style=starry_night", "data.trusted=3"], "data.trusted=3 should be true or false"),
     (["style=starry_night", "data=folder"], "data.root=… is missing: say data.root=DIR"),
+    (["style=starry_night", "data=bundled", "data.root=mine"], "data=bundled takes the photos that ship: data=folder"),
+    (["style=starry_night", "hydra.mode=MULTIRUN"], "hydra.mode=MULTIRUN has no say: of Hydra's own words there is"),
     (["style=starry_night", "data=coco"], "python scripts/fetch_coco.py parts=train2017,val2017 fetches it"),
     (["style=starry_night", "data=folder", "data.root=/nowhere"], "there is no folder '/nowhere'"),
     (["style=starry_night", "resume=/nowhere.ckpt"], "resume=/nowhere.ckpt: there is no such checkpoint"),
@@ -456,6 +458,15 @@ def test_a_second_run_does_not_overwrite_the_first(great_wave, monkeypatch):
     words = ["style=great_wave", "schedule.images=64", f"hydra.run.dir={run_dir}"]
     assert_refused(monkeypatch, words, "holds a run: resume=true goes on with it")
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "preview.jpg"])
+def test_a_file_of_no_run_is_not_written_over(monkeypatch, tmp_path, name):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / name).write_text("mine")
+    line = f"{name}' is there, and of no run: name another folder with hydra.run.dir=DIR"
+    assert_refused(monkeypatch, ["style=great_wave", "stroke=64", f"hydra.run.dir={tmp_path / 'project'}"], line)
+    assert (tmp_path / "project" / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize("resume", ["false", "true"])

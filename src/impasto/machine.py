@@ -27,7 +27,9 @@ def placement(options: dict[str, Any]) -> tuple[Any, int, Any]:
 
     starter = started_by()
     if starter is None:
-        return options["devices"], 1, LightningEnvironment()  # also where a batch job of Slurm has but one task
+        # -1 is as many as there are, of which Lightning knows for GPUs alone
+        devices = 1 if options["devices"] == -1 and device_type(options) != "cuda" else options["devices"]
+        return devices, 1, LightningEnvironment()  # also where a batch job of Slurm has but one task
     if starter == "torchrun":
         devices, nodes, plugin = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"]), None
     else:

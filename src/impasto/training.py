@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
 from impasto.checkpoint import learned_in_all, same_photos, save_network
+from impasto.data.choices import check_choices
 from impasto.data.content import ContentDataModule
 from impasto.data.scan import fingerprint, write_rejects
 from impasto.errors import UserError
@@ -90,6 +91,10 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
             raise UserError(
                 f"{str(exported)!r} is there, and no checkpoint to go on from: name another folder, or remove it"
             )
+        if resumed is None and not (run_dir / OVERRIDES).exists():  # as a run that was killed early has left it
+            for own in (run_dir / "config.yaml", run_dir / "preview.jpg"):
+                if own.exists():
+                    raise UserError(f"{str(own)!r} is there, and of no run: name another folder with hydra.run.dir=DIR")
         _check_words(config)
         check_place(run_dir / "config.yaml")
         saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
@@ -141,12 +146,18 @@ def _check_words(config: dict[str, Any]) -> None:
         raise UserError(f"trainer.strategy={options['strategy']} is neither auto nor ddp")
     check_precision(options)
     check_devices(options)
+    _schedule(config)
+    data = config["data"]
+    check_choices(**{**data, "batch_size": 1 if data["batch_size"] == "auto" else data["batch_size"]})
+
+
+def _schedule(config: dict[str, Any]) -> Schedule:
+    return Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
 
 
 def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTransferModule, Any]:
     """The module and its painting. Raises `UserError` where they are not those of the run to go on with."""
-    style, loss = config["style"], config["loss"]
-    schedule = Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
+    style, loss, schedule = config["style"], config["loss"], _schedule(config)
     if schedule.warmup >= schedule.images:
         log.warning(
             "schedule.warmup=%d is as long as the run: the rate ends while it rises to schedule.learning_rate=%g",

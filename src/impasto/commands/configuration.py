@@ -90,6 +90,13 @@ def compose(config_dir: Path, name: str, words: Sequence[str]) -> DictConfig:
             raise UserError(f"{problem}{nearest(key, known)}; --help lists the options") from None
 
 
+def check_hydras(words: Sequence[str]) -> None:
+    """Raise `UserError` for a word that is Hydra's own, and would have it do what we do without it."""
+    ours = ("hydra.run.dir", "hydra.searchpath")
+    if others := [word for word in words if word.startswith("hydra.") and word.partition("=")[0] not in ours]:
+        raise UserError(f"{others[0]} has no say: of Hydra's own words there is hydra.run.dir=DIR")
+
+
 def combinations(words: Sequence[str]) -> list[list[str]]:
     """The words of each run of a multirun: every combination of values given with commas, in Hydra's grammar."""
     try:

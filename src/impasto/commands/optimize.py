@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from impasto import cli
-from impasto.commands.configuration import compose, plain
+from impasto.commands.configuration import check_hydras, compose, plain
 from impasto.errors import UserError
 from impasto.stopping import StopSignals
 
@@ -53,6 +53,7 @@ def main(config_dir: Path) -> None:
     """Run the optimiser on the command line, with the configuration in `config_dir`."""
 
     def command(words: list[str]) -> None:
+        check_hydras(words)
         config = compose(config_dir, "optimize", [cli.literal(word, LITERAL) for word in words])
         with StopSignals():
             optimize(plain(config), Path(config.hydra.run.dir))
@@ -81,6 +82,8 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
     check_writable(output)
     check_not_input(output, [Path(config["content"]), Path(config["style"]["image"])])
+    if (run_dir / "config.yaml").exists():
+        raise UserError(f"{str(run_dir)!r} holds a run: name another folder with hydra.run.dir=DIR")
     heed_quota()
     device = choose_device(str(config["device"]))
     photo = read_image(config["content"])

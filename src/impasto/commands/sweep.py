@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from impasto import cli
 from impasto.commands.configuration import combinations, plain
 from impasto.commands.training_words import LITERAL, READ, choices_for_this_machine, composed, is_there, trainer_of
 from impasto.errors import UserError
@@ -40,11 +41,11 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
             taken.remove(word)
             swept = [[one, *others] for one in several for others in swept]
     for combination in swept:
-        config = composed(config_dir, [*combination, *taken], when)
+        config = composed(config_dir, [*_begun(combination, taken), *combination, *taken], when)
         trainer = plain(config)["trainer"]
         folder = Path(config.hydra.run.dir)
         folder = folder if folder.name else folder.absolute()  # as . has none
-        if not named and str(config.resume).lower() != "false" and folder in [place for place, *_ in found]:
+        if not named and str(config.resume).lower() == "true" and folder in [place for place, *_ in found]:
             raise UserError(
                 f"several runs would go on in {str(folder)!r}: hydra.run.dir=DIR goes on with each, where DIR is the "
                 "folder's name without the words that -m has added"
@@ -67,6 +68,17 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
         raise UserError(f"failed: {', '.join(map(str, failed))}")
 
 
+def _begun(combination: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """What the run or checkpoint that `resume=` names was begun with, and these do not say."""
+    from impasto.resume import begun_with
+
+    given = {word.partition("=")[0]: word.partition("=")[2] for word in (*combination, *taken)}
+    resume = given.get("resume", "false")
+    if resume.lower() in ("true", "false"):
+        return []
+    return [word for word in begun_with(Path(cli.at_home(resume))) if word.partition("=")[0] not in given]
+
+
 def _several(word: str) -> list[str]:
     """A word for each value of init=NAME,NAME, or of PATH,PATH, where all are there; else none.
 
@@ -75,7 +87,7 @@ def _several(word: str) -> list[str]:
     key, _, value = word.partition("=")
     values = value.split(",")
     missing = [each for each in values if not is_there(each)]
-    if key in READ and not is_there(value) and 0 < len(missing) < len(values):
+    if key in READ and not is_there(value) and missing and len(values) > 1:
         raise UserError(f"{word}: there is no {missing[0]!r}")
     several = key == "init" or (key in READ and not missing)
     return [f"{key}={one}" for one in values] if several and len(values) > 1 and not is_there(value) else []

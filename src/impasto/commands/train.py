@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from impasto import cli
-from impasto.commands.configuration import combinations, plain
+from impasto.commands.configuration import check_hydras, combinations, plain
 from impasto.commands.sweep import train_all
 from impasto.commands.training_words import LITERAL, as_begun, choices_for_this_machine, composed, with_search_path
 from impasto.errors import UserError
@@ -79,6 +79,7 @@ def _train(config_dir: Path, words: list[str]) -> None:
     if several:
         train_all(config_dir, words)
         return
+    check_hydras(words)
     for word in words:
         if word.partition("=")[0] not in LITERAL and len(combinations([word])) > 1:
             raise UserError(f"{word} are several: python train.py -m {word} trains each")

@@ -107,6 +107,8 @@ def train_gallery(root: Path, words: list[str]) -> None:
     photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
     sheet = Path(options.output) / "sheet.jpg"
     check_place(sheet)
+    if options.sheet is not None and sheet.resolve().is_relative_to(Path(options.sheet).resolve()):
+        raise UserError(f"sheet={options.sheet}: {str(sheet)!r} would be written over it, or be a photo the next time")
     if photos:
         rows = _rows(runs, photos, lambda _: lambda photo: photo)
         try:

@@ -134,6 +134,8 @@ def choices_for_this_machine(words: Sequence[str]) -> list[str]:
     from impasto.data.coco import prepared_coco
 
     given = {word.partition("=")[0] for word in words}
+    if "data=bundled" in words and "data.root" in given:
+        raise UserError("data=bundled takes the photos that ship: data=folder is for those of data.root=")
     for choice, part in (("data=coco", "train2017"), ("data=coco2014", "train2014")):
         if choice in words and "data.root" not in given and not prepared_coco(training=part):
             raise UserError(

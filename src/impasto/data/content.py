@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
+from impasto.data.choices import check_choices
 from impasto.data.pack import PackedPhotos, is_pack, pack_folder
 from impasto.data.pack import pack as pack_photos
 from impasto.data.photos import (
     KEPT,
-    STEP,
     PhotoFiles,
     Photos,
     PositionBatches,
@@ -29,7 +29,7 @@ from impasto.data.photos import (
     source_size,
     split,
 )
-from impasto.data.scan import GLANCE, KINDS, Reject, fingerprint, look, report, scan, short_key, unfit
+from impasto.data.scan import GLANCE, Reject, fingerprint, look, report, scan, short_key, unfit
 from impasto.errors import UserError
 from impasto.image import find_images
 from impasto.ranks import cores_of_rank
@@ -55,7 +55,8 @@ class ContentDataModule(pl.LightningDataModule):
     for `timeout` seconds ends the run with a `RuntimeError`; 0 waits for ever.
     The remaining arguments are those of `TrainingPhotos`.
 
-    Raises `UserError` for a missing or empty folder, and where more than the share `max_rejects` is left out.
+    Raises `UserError` as `check_choices` does, for a missing or empty folder, and where more than the share
+    `max_rejects` is left out.
     """
 
     def __init__(
@@ -82,30 +83,22 @@ class ContentDataModule(pl.LightningDataModule):
         patches: float = 0.0,
     ) -> None:
         super().__init__()
-        for option, value in (("batch_size", batch_size), ("validation", validation)):
-            if value < 1:
-                raise UserError(f"data.{option}={value} should be at least 1")
-        if workers is not None and workers < 0:
-            raise UserError(f"data.workers={workers} should be at least 0")
-        if timeout < 0:
-            raise UserError(f"data.timeout={timeout} should be at least 0 s")
-        for option, share in (("colour", colour), ("patches", patches), ("max_rejects", max_rejects)):
-            if not 0 <= share <= 1:
-                raise UserError(f"data.{option}={share} should be in 0…1")
-        if not 0 < min_scale <= 1:
-            raise UserError(f"data.min_scale={min_scale} should be above 0 and at most 1")
-        if image_size % 4:
-            raise UserError(f"data.image_size={image_size} should be a multiple of 4, such as {image_size // 4 * 4}")
-        if smallest_size is not None and not (0 < smallest_size < image_size and smallest_size % STEP == 0):
-            raise UserError(
-                f"data.smallest_size={smallest_size} should be a multiple of {STEP}, below data.image_size={image_size}"
-            )
-        if pack not in ("auto", True, False):
-            raise UserError(f"data.pack is auto, true or false, not {pack!r}")
+        check_choices(
+            validation=validation,
+            batch_size=batch_size,
+            image_size=image_size,
+            smallest_size=smallest_size,
+            workers=workers,
+            timeout=timeout,
+            min_scale=min_scale,
+            colour=colour,
+            patches=patches,
+            max_rejects=max_rejects,
+            pack=pack,
+            keep=keep,
+        )
         apart = [] if validation_root is None else find_images(validation_root)
         kept = keep.split(",") if keep else []
-        if unknown := set(kept) - set(KINDS[1:]):
-            raise UserError(f"data.keep={keep}: {unknown.pop()!r} is none of {', '.join(KINDS[1:])}")
         self.name, self.image_size, self.batch_size, self.seed = name, image_size, batch_size, seed
         self.smallest_size = smallest_size
         self.augmentation = {"min_scale": min_scale, "colour": colour, "patches": patches}

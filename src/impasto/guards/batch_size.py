@@ -1,10 +1,12 @@
 """Batch and image sizes that fit into memory: measured with real steps, in a process of their own."""
 
 import logging
+import os
+import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -105,11 +107,21 @@ def largest_fit(config: dict[str, Any], largest: int, device: str, sharers: int 
     """
     steps = candidates(config["data"]["image_size"], largest, SIZES[0] + 2 * config["model"].get("margin", 0))
     bfloat16 = trains_in_bfloat16(config["trainer"])
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        try:
-            return process.submit(_climb, config, device, bfloat16, steps, sharers).result()
-        except BrokenProcessPool:
-            return None
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(theirs, config, device, bfloat16, steps, sharers))
+    process.start()
+    theirs.close()
+    try:
+        found: Fit | Exception | None = ours.recv()
+    except EOFError:  # the system has killed it
+        return None
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def candidates(image_size: int, largest: int, smallest: int = SIZES[0]) -> list[tuple[int, int]]:
@@ -142,6 +154,23 @@ def climb(rehearsal: Rehearsal, steps: Sequence[tuple[int, int]], held: int, roo
             break
         fit = Fit(batch_size, image_size, peak, room)
     return fit
+
+
+def _tell(connection: Connection, *measured: Any) -> None:
+    """Send what `_climb` finds. Ctrl-C is the parent's, with whom this process ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_follow, daemon=True).start()
+    try:
+        connection.send(_climb(*measured))
+    except Exception as error:  # the parent's to tell
+        connection.send(error)
+
+
+def _follow() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _climb(

@@ -17,7 +17,10 @@ SHARES = {"impasto": 0.33, "impasto, random start": 0.6}  # of the reference's i
 def run(options: Options) -> dict[str, Any]:
     """Each on its own schedule; the curves are of images, seconds and loss."""
     size, checks = options.image_size or 128, max(1, min(20, options.images // 40))
-    lengths = {"reference": options.images, **{name: round(share * options.images) for name, share in SHARES.items()}}
+    lengths = {
+        "reference": options.images,
+        **{name: max(1, round(share * options.images)) for name, share in SHARES.items()},
+    }
     plans: dict[str, dict[str, Any]] = {
         "reference": {"keep": False, "reference": True, **REFERENCE},
         "impasto": {"reference": False, "start": START, **OURS},
