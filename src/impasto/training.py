@@ -87,14 +87,8 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         if there:  # before its checkpoints are looked at
             held.enter_context(alone(run_dir))
         resumed, exported = find(config["resume"], run_dir), run_dir / f"{name}.safetensors"
-        if resumed is None and exported.exists():
-            raise UserError(
-                f"{str(exported)!r} is there, and no checkpoint to go on from: name another folder, or remove it"
-            )
-        if resumed is None and not (run_dir / OVERRIDES).exists():  # as a run that was killed early has left it
-            for own in (run_dir / "config.yaml", run_dir / "preview.jpg"):
-                if own.exists():
-                    raise UserError(f"{str(own)!r} is there, and of no run: name another folder with hydra.run.dir=DIR")
+        if resumed is None:
+            _check_folder(run_dir, exported)
         _check_words(config)
         check_place(run_dir / "config.yaml")
         saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
@@ -134,6 +128,19 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
             log.info("Wrote %s; now paint:", exported)
             log.info("  python stylize.py ckpt=%s input=photo.jpg", shlex.quote(str(exported)))
     return exported
+
+
+def _check_folder(run_dir: Path, exported: Path) -> None:
+    """Raise `UserError` where a new run would write over what is there."""
+    if exported.exists():
+        raise UserError(
+            f"{str(exported)!r} is there, and no checkpoint to go on from: name another folder, or remove it"
+        )
+    # a run that was killed early has left its words; those of this one may be there before another rank looks
+    if rank() == 0 and not (run_dir / OVERRIDES).exists():
+        for own in (run_dir / "config.yaml", run_dir / "preview.jpg"):
+            if own.exists():
+                raise UserError(f"{str(own)!r} is there, and of no run: name another folder with hydra.run.dir=DIR")
 
 
 def _check_words(config: dict[str, Any]) -> None:
@@ -315,7 +322,7 @@ def _fit(
 
 @rank_zero_only
 def _start_folder(config: dict[str, Any], run_dir: Path, data: ContentDataModule, words: Sequence[str]) -> None:
-    for name, content in (("config.yaml", config), (OVERRIDES, list(words))):
+    for name, content in ((OVERRIDES, list(words)), ("config.yaml", config)):
         write_text(run_dir / name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     if data.rejects:
         write_rejects(run_dir / "rejected.jsonl", data.rejects)
