@@ -127,6 +127,7 @@ def test_what_is_transparent_in_a_mask_is_black(caplog):
         ({"size": 0}, "size=0 should be in 1…1000000 px"),
         ({"stroke": -4}, "stroke=-4 should be in 1…1000000 px"),
         ({"stroke": 3_000_000_000}, "stroke=3000000000 should be in 1…1000000 px"),
+        ({"upscale": "no", "size": 9}, "upscale='no' should be true or false"),
         ({"upscale": True, "stroke": 9}, "upscale=true takes size=, the long side at which the network sees the photo"),
     ],
 )

@@ -31,6 +31,8 @@ def test_a_network_is_written_over_only_where_that_is_said(network_file, tmp_pat
     ):
         command([f"ckpt={network_file}"])
     assert (tmp_path / "test.safetensors").read_bytes() == before
+    with pytest.raises(UserError, match="'test.safetensors' is the checkpoint itself: it would be written over"):
+        command(["ckpt=test.safetensors"])
     command(["ckpt=great_wave", "output=test.safetensors"])
     assert (tmp_path / "test.safetensors").read_bytes() != before
 

@@ -529,7 +529,17 @@ def test_mistakes_are_one_line_before_photos_are_looked_through(main, monkeypatc
     [
         (["data.image_size=34"], "data.image_size=34 should be a multiple of 4, such as 32"),
         (["data.keep=gray"], "data.keep=gray: 'gray' is none of "),
+        (["data.image_size=0"], "data.image_size=0 should be a multiple of 4, such as 4"),
+        (["data.image_size=12"], "data.image_size=12 is too small for VGG19: it takes"),
+        (["data.root=/nowhere"], "there is no folder '/nowhere'"),
         (["schedule.final=3"], "schedule.final=3 should be in 0…1"),
+        (["strength=-1"], "strength=-1 should be above 0"),
+        (["stroke=1"], "stroke=1 should be in 16…4096 px"),
+        (["trainer.gradient_clip=-1"], "trainer.gradient_clip=-1 should be above 0"),
+        (
+            ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.min_scale=5"],
+            "data.min_scale=5 should",
+        ),
     ],
 )
 def test_mistakes_are_told_before_batch_sizes_are_tried(main, monkeypatch, words, line):

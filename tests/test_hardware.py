@@ -29,6 +29,7 @@ def test_a_gpu_beyond_those_that_we_see_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert hardware.choose_device("cuda:1") == torch.device("cuda:1")
+    assert hardware.choose_device(torch.device("cuda:1")) == torch.device("cuda:1")
     with pytest.raises(UserError, match="device=cuda:2 was asked for, but the last GPU is cuda:1"):
         hardware.choose_device("cuda:2")
 

@@ -197,6 +197,8 @@ def test_other_arrays_are_named(stylizer, array, line):
 
 
 def test_masks_are_images(stylizer):
+    with pytest.raises(UserError, match="^the mask is empty$"):
+        stylizer(noise_image(9, 9), mask=Image.new("L", (0, 0)))
     with pytest.raises(UserError, match="mask= is a Pillow image, not ndarray"):
         stylizer(noise_image(20, 16), mask=np.zeros((16, 20), np.uint8))
 

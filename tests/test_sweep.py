@@ -106,6 +106,7 @@ def test_runs_of_a_sweep_go_on_from_one_with_its_words(started, tmp_path):
         (["style=poppies,popies"], "style 'popies' is unknown; did you mean 'poppies'"),
         (["style=poppies", "seed=interval(1,2)"], "does not support sweep type"),
         (["style=poppies", "hydra.sweep.dir=out"], "hydra.sweep.dir=out has no say"),
+        (["style=poppies", "hydra.verbose=true"], "hydra.verbose=true has no say"),
         (["style=poppies", "seed=[1"], "is not understood"),
         (["style=poppies", "strength=1,2", "resume=true"], "go on in 'runs/poppies/2020': hydra.run.dir=DIR goes on"),
     ],

@@ -20,6 +20,7 @@ from impasto.commands.configuration import plain
 from impasto.commands.training_words import composed
 from impasto.errors import UserError
 from impasto.image import read_image
+from impasto.resume import begun_with
 
 from .conftest import ROOT, noise_image
 
@@ -231,8 +232,11 @@ def test_a_resumed_run_goes_on_with_its_own_words_but_for_those_given_now(forked
     record = load_network(tmp_path / "run" / "a.safetensors")[1]
     assert (record["strength"], record["style"]["stroke"], record["images_seen"]) == (2, 64, 8)
     assert record["init"] == {"weights": "random"}
-    words = [f"resume={tmp_path / 'run'}", "data.batch_size=3", "schedule.images=9", "seed=1"]
+    words = [f"resume={tmp_path / 'run'}", "data.batch_size=3", "schedule.images=9", "seed=1", "init=night_cafe"]
     result = forked("train.py", *words, cwd=tmp_path)
+    assert "warning: init=night_cafe has no say: the run goes on with its own weights\n" in result.stderr
+    assert not [word for word in begun_with(tmp_path / "run") if word.startswith("init=")]
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["init"] == "auto"
     assert "11 of 9 images" in result.stdout, result.stderr  # the last batch is whole
     before = {**record["content"], "seed": 0}  # what another seed holds out has been learned from
     record = load_network(tmp_path / "run" / "a.safetensors")[1]

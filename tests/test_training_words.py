@@ -96,19 +96,6 @@ def test_what_is_gone_on_with_is_a_run_and_what_it_learned_from_is_there(tmp_pat
     assert run_dir(NOW, "mine", "../checkpoints/000000008.ckpt") == ".."
 
 
-def test_weights_to_start_from_have_no_say_in_a_run_that_has_its_own(tmp_path, capsys):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(["init=random"]))
-    go_on = [f"hydra.run.dir={tmp_path}", "resume=true"]
-    assert as_begun(CONFIGS, ["init=great_wave", *go_on]) == ["init=great_wave", *go_on]  # there are none yet
-    (tmp_path / "checkpoints" / "000000008.ckpt").touch()
-    capsys.readouterr()
-    assert as_begun(CONFIGS, ["init=random", *go_on]) == ["init=random", *go_on]
-    assert capsys.readouterr().out == ""
-    assert as_begun(CONFIGS, ["init=great_wave", *go_on]) == ["init=random", *go_on]
-    assert "init=great_wave has no say: the run goes on with its own weights\n" in capsys.readouterr().out
-
-
 def test_null_is_nothing_where_that_is_the_default(tmp_path):
     config = composed(CONFIGS, ["style=poppies", "data=folder", "data.root=x", "data.validation_root=null"], NOW)
     assert config.data.validation_root is None

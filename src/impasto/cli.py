@@ -9,11 +9,13 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import Any, TextIO, TypeVar
 
 from impasto.assets import nearest
 from impasto.errors import UserError
 from impasto.memory import is_shortage, keep_freed_memory
+from impasto.stopping import leave_terminal
 
 Options = TypeVar("Options")
 
@@ -29,7 +31,7 @@ def run(command: Callable[[list[str]], None], usage: str) -> None:
     """
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # which Windows lacks
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+            signal.signal(number, _end)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8; stderr does so by itself
     log_to(sys.stdout)
@@ -53,6 +55,12 @@ def run(command: Callable[[list[str]], None], usage: str) -> None:
         sys.exit("error: this takes more memory than there is: smaller sizes and strokes take less")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    if number != signal.SIGTERM:
+        leave_terminal()
+    sys.exit(128 + number)
 
 
 def parse(words: Sequence[str], options: type[Options]) -> Options:

@@ -61,6 +61,8 @@ class Controls:
         for name, value in (("size", self.size), ("stroke", self.stroke)):
             if value is not None and not 1 <= value <= LONGEST:
                 raise UserError(f"{name}={value} should be in 1…{LONGEST} px")
+        if not isinstance(self.upscale, bool):
+            raise UserError(f"upscale={self.upscale!r} should be true or false")
         if self.upscale and self.size is None:
             raise UserError("upscale=true takes size=, the long side at which the network sees the photo")
 
@@ -101,6 +103,8 @@ def read_mask(mask: Picture, size: tuple[int, int], feather: float) -> np.ndarra
     """
     check_feather(feather)
     (width, height), (wide, high) = mask.size, size
+    if 0 in mask.size:
+        raise UserError("the mask is empty")
     if abs(wide * height / width - high) > STRETCHED * high + 1:
         log.warning("the mask of %d×%d px is stretched to %d×%d px", width, height, wide, high)
     grey = _brightness(mask.resized(size))

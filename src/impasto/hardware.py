@@ -34,8 +34,9 @@ def takes_bfloat16(precision: str, device_type: str) -> bool:
     return precision == "bfloat16" or (precision == "auto" and bfloat16_is_fast(device_type))
 
 
-def choose_device(device: str) -> torch.device:
+def choose_device(device: str | torch.device) -> torch.device:
     """`auto` takes the best there is; a device that is asked for and absent raises `UserError`."""
+    device = str(device)
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return torch.device(next(name for name, available in present.items() if available))

@@ -51,7 +51,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == getattr(signal, "SIGHUP", None):
-            _leave_terminal()
+            leave_terminal()
         now = monotonic()
         if not self.wish:
             self.wish, self._since = number, now
@@ -61,7 +61,7 @@ class StopSignals:
             os._exit(128 + number)
 
 
-def _leave_terminal() -> None:
+def leave_terminal() -> None:
     """What is said to a closed terminal would be an error; files and pipes still listen."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):

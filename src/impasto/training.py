@@ -34,7 +34,7 @@ from impasto.guards.batch_size import with_batch_size
 from impasto.guards.collapse import Collapse
 from impasto.guards.divergence import Divergence
 from impasto.initialisation import initialise
-from impasto.losses.objective import build_objective, read_painting
+from impasto.losses.objective import build_objective, check_strength, check_stroke, read_painting
 from impasto.machine import (
     check_devices,
     check_precision,
@@ -44,10 +44,10 @@ from impasto.machine import (
     worth_compiling,
 )
 from impasto.models.transformer_net import TransformerNet
-from impasto.models.vgg import smallest_input, vgg_record
+from impasto.models.vgg import LAYERS, smallest_input, vgg_record
 from impasto.module import StyleTransferModule
 from impasto.ranks import rank, share_cores
-from impasto.resume import OVERRIDES, Resumed, alone, checkpoints, find
+from impasto.resume import OVERRIDES, Resumed, alone, begun_with, checkpoints, find
 from impasto.saving import SavedRun, WholeCheckpoints
 from impasto.schedule import Schedule
 from impasto.stopping import StopSignals
@@ -89,7 +89,9 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         resumed, exported = find(config["resume"], run_dir), run_dir / f"{name}.safetensors"
         if resumed is None:
             _check_folder(run_dir, exported)
-        _check_words(config)
+        else:
+            config, words = _going_on(config, words, resumed)
+        check_words(config)
         check_place(run_dir / "config.yaml")
         saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
         judges = [Divergence(config["guards"]["on_divergence"]), Collapse(config["guards"]["on_collapse"])]
@@ -130,6 +132,17 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
     return exported
 
 
+def _going_on(config: dict[str, Any], words: Sequence[str], resumed: Resumed) -> tuple[dict[str, Any], Sequence[str]]:
+    """Configuration and words with the `init=` that the run was begun with: it has its weights, whatever is asked."""
+    begun = [word for word in begun_with(resumed.path) if word.startswith("init=")]
+    asked = [word for word in words if word.startswith("init=")]
+    if not asked or asked == begun:
+        return config, words
+    log.warning("%s has no say: the run goes on with its own weights", asked[-1])
+    others = [word for word in words if word not in asked]
+    return {**config, "init": (begun or ["init=auto"])[-1].partition("=")[2]}, [*begun, *others]
+
+
 def _check_folder(run_dir: Path, exported: Path) -> None:
     """Raise `UserError` where a new run would write over what is there."""
     if exported.exists():
@@ -143,8 +156,10 @@ def _check_folder(run_dir: Path, exported: Path) -> None:
                 raise UserError(f"{str(own)!r} is there, and of no run: name another folder with hydra.run.dir=DIR")
 
 
-def _check_words(config: dict[str, Any]) -> None:
+def check_words(config: dict[str, Any]) -> None:
     """Raise `UserError` for what would else be found out once all photos have been looked through, hours later."""
+    check_strength(config["strength"])
+    check_stroke(config["stroke"])
     options = config["trainer"]
     for group, key in (("trainer", "log_every"), ("validation", "every")):
         if config[group][key] < 1:
@@ -153,9 +168,23 @@ def _check_words(config: dict[str, Any]) -> None:
         raise UserError(f"trainer.strategy={options['strategy']} is neither auto nor ddp")
     check_precision(options)
     check_devices(options)
+    if (clip := options["gradient_clip"]) is not None and not clip > 0:
+        raise UserError(f"trainer.gradient_clip={clip} should be above 0; inf for none")
     _schedule(config)
     data = config["data"]
     check_choices(**{**data, "batch_size": 1 if data["batch_size"] == "auto" else data["batch_size"]})
+    for root in (data["root"], data["validation_root"]):
+        if root is not None and not Path(root).exists():
+            raise UserError(f"there is no folder {str(root)!r}")
+    layers = {name for kind in ("style", "content") for name in config["loss"][f"{kind}_layers"] or {}}
+    margin = config["model"]["margin"]
+    smallest = (smallest_input(known) if (known := layers & {*LAYERS}) else 0) + 2 * margin
+    for option in ("image_size", "smallest_size"):
+        if data[option] is not None and data[option] < smallest:
+            raise UserError(
+                f"data.{option}={data[option]} is too small for VGG19: it takes {smallest} px"
+                + (f", of which model.margin={margin} twice" if margin else "")
+            )
 
 
 def _schedule(config: dict[str, Any]) -> Schedule:
@@ -184,8 +213,6 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
     clip = config["trainer"]["gradient_clip"]
     if clip is None:
         clip = GRADIENT_CLIP if loss["relative"] else inf
-    if not clip > 0:
-        raise UserError(f"trainer.gradient_clip={clip} should be above 0; inf for none")
     record = {
         "style": origin,
         "init": init,
@@ -205,14 +232,6 @@ def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTrans
 
 def _data(config: dict[str, Any], module: StyleTransferModule) -> ContentDataModule:
     """The photos, noted in the module's record."""
-    smallest = smallest_input(module.objective.loss.vgg.layers) + 2 * module.net.margin
-    for option in ("image_size", "smallest_size"):
-        size = config["data"][option]
-        if size is not None and size < smallest:
-            raise UserError(
-                f"data.{option}={size} is too small for VGG19: it takes {smallest} px"
-                + (f", of which model.margin={module.net.margin} twice" if module.net.margin else "")
-            )
     data = ContentDataModule(**config["data"], images=module.images, seed=config["seed"])
     module.record["content"] = {
         "name": data.name,

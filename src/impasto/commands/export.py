@@ -63,10 +63,10 @@ def export(words: list[str]) -> None:
     output = Path(options.output or f"{name}.{options.format}")
     if output.suffix != f".{options.format}":  # by which stylize.py knows it
         raise UserError(f"output={str(output)!r} should end with .{options.format}")
-    if options.output is None and output.exists():
-        raise UserError(f"{str(output)!r} is there: output=FILE says where else, or that it is to be written over")
     if output.exists() and output.samefile(ckpt):
         raise UserError(f"output={str(output)!r} is the checkpoint itself: it would be written over")
+    if options.output is None and output.exists():
+        raise UserError(f"{str(output)!r} is there: output=FILE says where else, or that it is to be written over")
     if options.format == "onnx":
         export_onnx(net, metadata, output)
     elif options.format == "pt2":

@@ -111,7 +111,6 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     except MemoryError:
         raise too_large from None
     steps = _iterations(config, photo, list(zip(sides, objectives, strict=True)), device, bfloat16)
-    write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
     events = Events(run_dir, start=0)
     rows, picture = list[dict[str, float]](), None
@@ -120,6 +119,8 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
         with passing(*columns) as progress, memory_errors():
             bar = progress.add_task("", total=config["scales"] * config["iterations"])
             for number, (side, step) in enumerate(steps, 1):
+                if number == 1:  # of which something can come
+                    write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
                 rows.append({"iteration": number, "size": side, **step.terms})
                 picture = step.image
                 events.log_metrics({f"optimize/{name}": value for name, value in step.terms.items()}, number)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from impasto import cli
-from impasto.commands.configuration import combinations, plain
+from impasto.commands.configuration import check_hydras, combinations, plain
 from impasto.commands.training_words import LITERAL, READ, choices_for_this_machine, composed, is_there, trainer_of
 from impasto.errors import UserError
 
@@ -29,6 +29,7 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
         raise UserError(
             f"{wrong[0]} has no say: -m trains with processes of its own, in folders beside hydra.run.dir=DIR"
         )
+    check_hydras(words)
     if not any(word.startswith("resume=") for word in words):
         choices_for_this_machine(words)  # says what each run will choose
     taken = [word for word in words if word.partition("=")[0].lstrip("+") in LITERAL]  # as they are, commas and all

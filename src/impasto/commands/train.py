@@ -101,7 +101,9 @@ def _start(config_dir: Path, words: Sequence[str], config: dict[str, Any], run_d
         if config["data"]["batch_size"] == "auto":
             from impasto.guards.batch_size import with_batch_size
             from impasto.resume import find
+            from impasto.training import check_words
 
+            check_words(config)
             config = with_batch_size(config, find(config["resume"], run_dir))
             words = [*words, f"data.batch_size={config['data']['batch_size']}"]
         command = [str(config_dir.parent / "train.py"), *words, f"hydra.run.dir={run_dir}"]

@@ -27,7 +27,7 @@ def composed(config_dir: Path, words: Sequence[str], when: datetime | None = Non
 
 def as_begun(config_dir: Path, words: list[str]) -> list[str]:
     """`words` with those that a run to go on with was begun with, but for those that are given now."""
-    from impasto.resume import begun_with, checkpoints
+    from impasto.resume import begun_with
 
     given = {word.partition("=")[0]: word for word in words}
     resume = given.get("resume", "resume=false").partition("=")[2]
@@ -46,10 +46,6 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
         place = Path(cli.at_home(resume))
         _check_run(resume, place)
     begun = begun_with(place)
-    if given.get("init") not in (None, *begun) and (place.is_file() or checkpoints(place)):
-        init = given.pop("init")
-        _say(f"{init} has no say: the run goes on with its own weights")
-        words = [word for word in words if word != init]
     # another data= ends what was said of the one before, as data.root=; data.root= ends what data= it was, unless that
     # had one, and has moved
     moved = any(word.startswith("data.root=") for word in begun)

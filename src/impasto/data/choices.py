@@ -36,8 +36,9 @@ def check_choices(
             raise UserError(f"data.{option}={share} should be in 0…1")
     if not 0 < min_scale <= 1:
         raise UserError(f"data.min_scale={min_scale} should be above 0 and at most 1")
-    if image_size % 4:
-        raise UserError(f"data.image_size={image_size} should be a multiple of 4, such as {image_size // 4 * 4}")
+    if image_size < 4 or image_size % 4:
+        near = max(4, image_size // 4 * 4)
+        raise UserError(f"data.image_size={image_size} should be a multiple of 4, such as {near}")
     if smallest_size is not None and not (0 < smallest_size < image_size and smallest_size % STEP == 0):
         raise UserError(
             f"data.smallest_size={smallest_size} should be a multiple of {STEP}, below data.image_size={image_size}"

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -66,10 +67,12 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
     if not workers.verbose:
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    ends = signal.getsignal(signal.SIGTERM)
     try:
         level = logging.INFO if workers.verbose else logging.CRITICAL
         with nullcontext() if workers.verbose else _hushed():
             ray.init(**place, logging_level=level, log_to_driver=workers.verbose)
+        signal.signal(signal.SIGTERM, ends)  # Ray's exits with 15
         yield
     except Exception as error:  # no common base: a node that is slow to start is a bare one
         if ray.is_initialized() or isinstance(error, UserError):
