@@ -85,7 +85,9 @@ def _tell(failures: dict[int, Any]) -> None:
                 f"rank {number} of the run died of {failure.signal_name()}, so all have ended; "
                 "if it was for lack of memory, lower data.batch_size; resume=true goes on"
             )
-    sys.exit(max((failure.exitcode for failure in failures.values() if failure.exitcode > 0), default=143))
+    ended = 128 + signal.SIGTERM
+    codes = [failure.exitcode for failure in failures.values() if failure.exitcode > 0]
+    sys.exit(max((code for code in codes if code != ended), default=ended))
 
 
 def end_with_launcher() -> None:
