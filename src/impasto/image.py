@@ -121,17 +121,23 @@ def read_images(source: str | os.PathLike[str], long_side: int) -> list[Image.Im
     return images
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise `UserError` where there is no such folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"{str(folder)!r} is a file, not a folder" if folder.is_file() else f"there is no folder {str(folder)!r}"
+        )
+
+
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """All image files under a folder, at any depth, sorted; hidden files and folders are left out.
 
     Links are followed, into each folder once.
     Raises `UserError` if there is no such folder or no image in it.
     """
+    check_folder(folder)
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"{str(folder)!r} is a file, not a folder" if folder.is_file() else f"there is no folder {str(folder)!r}"
-        )
     images = sorted(
         path
         for path in _files(folder)

@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
 from impasto.checkpoint import learned_in_all, same_photos, save_network
-from impasto.data.choices import check_choices
+from impasto.checks import check_words, schedule_of
 from impasto.data.content import ContentDataModule
 from impasto.data.scan import fingerprint, write_rejects
 from impasto.errors import UserError
@@ -34,22 +34,19 @@ from impasto.guards.batch_size import with_batch_size
 from impasto.guards.collapse import Collapse
 from impasto.guards.divergence import Divergence
 from impasto.initialisation import initialise
-from impasto.losses.objective import build_objective, check_strength, check_stroke, read_painting
+from impasto.losses.objective import build_objective, read_painting
 from impasto.machine import (
-    check_devices,
-    check_precision,
     choose_precision,
     count_devices,
     placement,
     worth_compiling,
 )
 from impasto.models.transformer_net import TransformerNet
-from impasto.models.vgg import LAYERS, smallest_input, vgg_record
+from impasto.models.vgg import vgg_record
 from impasto.module import StyleTransferModule
 from impasto.ranks import rank, share_cores
 from impasto.resume import OVERRIDES, Resumed, alone, begun_with, checkpoints, find
 from impasto.saving import SavedRun, WholeCheckpoints
-from impasto.schedule import Schedule
 from impasto.stopping import StopSignals
 
 log = logging.getLogger("impasto")
@@ -156,44 +153,9 @@ def _check_folder(run_dir: Path, exported: Path) -> None:
                 raise UserError(f"{str(own)!r} is there, and of no run: name another folder with hydra.run.dir=DIR")
 
 
-def check_words(config: dict[str, Any]) -> None:
-    """Raise `UserError` for what would else be found out once all photos have been looked through, hours later."""
-    check_strength(config["strength"])
-    check_stroke(config["stroke"])
-    options = config["trainer"]
-    for group, key in (("trainer", "log_every"), ("validation", "every")):
-        if config[group][key] < 1:
-            raise UserError(f"{group}.{key}={config[group][key]} should be at least 1")
-    if options["strategy"] not in ("auto", "ddp"):
-        raise UserError(f"trainer.strategy={options['strategy']} is neither auto nor ddp")
-    check_precision(options)
-    check_devices(options)
-    if (clip := options["gradient_clip"]) is not None and not clip > 0:
-        raise UserError(f"trainer.gradient_clip={clip} should be above 0; inf for none")
-    _schedule(config)
-    data = config["data"]
-    check_choices(**{**data, "batch_size": 1 if data["batch_size"] == "auto" else data["batch_size"]})
-    for root in (data["root"], data["validation_root"]):
-        if root is not None and not Path(root).exists():
-            raise UserError(f"there is no folder {str(root)!r}")
-    layers = {name for kind in ("style", "content") for name in config["loss"][f"{kind}_layers"] or {}}
-    margin = config["model"]["margin"]
-    smallest = (smallest_input(known) if (known := layers & {*LAYERS}) else 0) + 2 * margin
-    for option in ("image_size", "smallest_size"):
-        if data[option] is not None and data[option] < smallest:
-            raise UserError(
-                f"data.{option}={data[option]} is too small for VGG19: it takes {smallest} px"
-                + (f", of which model.margin={margin} twice" if margin else "")
-            )
-
-
-def _schedule(config: dict[str, Any]) -> Schedule:
-    return Schedule(**{key: value for key, value in config["schedule"].items() if key != "name"})
-
-
 def _module(config: dict[str, Any], resumed: Resumed | None) -> tuple[StyleTransferModule, Any]:
     """The module and its painting. Raises `UserError` where they are not those of the run to go on with."""
-    style, loss, schedule = config["style"], config["loss"], _schedule(config)
+    style, loss, schedule = config["style"], config["loss"], schedule_of(config)
     if schedule.warmup >= schedule.images:
         log.warning(
             "schedule.warmup=%d is as long as the run: the rate ends while it rises to schedule.learning_rate=%g",

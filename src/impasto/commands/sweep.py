@@ -10,7 +10,15 @@ from typing import Any
 
 from impasto import cli
 from impasto.commands.configuration import check_hydras, combinations, plain
-from impasto.commands.training_words import LITERAL, READ, choices_for_this_machine, composed, is_there, trainer_of
+from impasto.commands.training_words import (
+    LITERAL,
+    READ,
+    begun_besides,
+    choices_for_this_machine,
+    composed,
+    is_there,
+    trainer_of,
+)
 from impasto.errors import UserError
 
 log = logging.getLogger("impasto")
@@ -71,13 +79,9 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
 
 def _begun(combination: Sequence[str], taken: Sequence[str]) -> list[str]:
     """What the run or checkpoint that `resume=` names was begun with, and these do not say."""
-    from impasto.resume import begun_with
-
-    given = {word.partition("=")[0]: word.partition("=")[2] for word in (*combination, *taken)}
-    resume = given.get("resume", "false")
-    if resume.lower() in ("true", "false"):
-        return []
-    return [word for word in begun_with(Path(cli.at_home(resume))) if word.partition("=")[0] not in given]
+    words = [*combination, *taken]
+    resume = dict(word.split("=", 1) for word in words if "=" in word).get("resume", "false")
+    return [] if resume.lower() in ("true", "false") else begun_besides(Path(cli.at_home(resume)), words)
 
 
 def _several(word: str) -> list[str]:

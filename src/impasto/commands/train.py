@@ -99,9 +99,9 @@ def _start(config_dir: Path, words: Sequence[str], config: dict[str, Any], run_d
 
     if ranks := ranks_to_launch(config["trainer"]):
         if config["data"]["batch_size"] == "auto":
+            from impasto.checks import check_words
             from impasto.guards.batch_size import with_batch_size
             from impasto.resume import find
-            from impasto.training import check_words
 
             check_words(config)
             config = with_batch_size(config, find(config["resume"], run_dir))

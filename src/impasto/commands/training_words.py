@@ -95,13 +95,17 @@ def _check_run(resume: str, place: Path) -> None:
     raise UserError(f"resume={resume} is neither a run's folder nor a checkpoint{mend}")
 
 
-def trainer_of(config_dir: Path, folder: Path, words: Sequence[str]) -> dict[str, Any]:
-    """The trainer's configuration of a run in `folder`: as its words say, else as it was begun. Raises `UserError`."""
+def begun_besides(place: Path, words: Sequence[str]) -> list[str]:
+    """The words that a run was begun with, by its folder or a checkpoint in it, whose keys `words` do not have."""
     from impasto.resume import begun_with
 
     given = {word.partition("=")[0] for word in words}
-    before = [word for word in begun_with(folder) if word.startswith("trainer")]
-    begun = [word for word in before if word.partition("=")[0] not in given]
+    return [word for word in begun_with(place) if word.partition("=")[0] not in given]
+
+
+def trainer_of(config_dir: Path, folder: Path, words: Sequence[str]) -> dict[str, Any]:
+    """The trainer's configuration of a run in `folder`: as its words say, else as it was begun. Raises `UserError`."""
+    begun = [word for word in begun_besides(folder, words) if word.startswith("trainer")]
     trainer: dict[str, Any] = plain(composed(config_dir, [*begun, *words, f"hydra.run.dir={folder}"]))["trainer"]
     return trainer
 
