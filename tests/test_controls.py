@@ -35,11 +35,28 @@ def test_luminance_keeps_the_photos_chroma(pair):
     np.testing.assert_allclose(result[inside], photo[inside], atol=1e-5)
 
 
+def test_brightness_is_what_the_eye_has_of_each_colour():
+    photo = np.full((1, 3, 3), 0.2, np.float32)
+    stylized = np.eye(3, dtype=np.float32)[None] * 0.5
+    result = finish(stylized, photo, Controls(preserve_color="luminance"))
+    np.testing.assert_allclose(result[0], 0.5 * np.float32([[0.299] * 3, [0.587] * 3, [0.114] * 3]), atol=1e-6)
+
+
+def test_strength_blends_what_can_be_shown():
+    """Red, brought to the brightness of white, would be above 1."""
+    photo, white = np.float32([[[0.9, 0.1, 0.1]]]), np.ones((1, 1, 3), np.float32)
+    whole = finish(white, photo, Controls(preserve_color="luminance"))
+    assert whole[0, 0, 0] == 1
+    half = finish(white, photo, Controls(preserve_color="luminance", strength=0.5))
+    np.testing.assert_allclose(half, (photo + whole) / 2, atol=1e-6)
+
+
 def test_histogram_takes_the_photos_mean_and_covariance():
+    """Of two pictures whose channels go together differently."""
     random = np.random.default_rng(1)
-    mixing = random.random((3, 3)) * 0.1
+    mixing, other = random.random((2, 3, 3)) * 0.1
     photo = (0.5 + random.standard_normal((500, 40, 3)) @ mixing * 0.5).astype(np.float32).clip(0, 1)
-    stylized = (0.4 + random.standard_normal((500, 40, 3)) * 0.05).astype(np.float32).clip(0, 1)
+    stylized = (0.4 + random.standard_normal((500, 40, 3)) @ other).astype(np.float32).clip(0, 1)
     result = finish(stylized, photo, Controls(preserve_color="histogram"))
     np.testing.assert_allclose(result.mean((0, 1)), photo.mean((0, 1)), atol=2e-3)
     np.testing.assert_allclose(np.cov(result.reshape(-1, 3).T), np.cov(photo.reshape(-1, 3).T), atol=2e-4)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from impasto.evaluation.flicker import sharpness, warping_error
-from impasto.temporal import SteadyEngine, consistent, find_motion, with_contrast_of
+from impasto.temporal import SIDE, Motion, SteadyEngine, at_rest, consistent, find_motion, warp, with_contrast_of
 
 from .conftest import noise_image
 
@@ -63,6 +63,49 @@ def test_flows_that_contradict_each_other_are_not_consistent():
     assert not consistent(flow, flow).any()
 
 
+def test_flows_lead_back_within_a_hundredth_of_their_squares_and_half_a_pixel():
+    """Within the root of 0.01 * (10^2 + 8.4^2) + 0.5, 1.49 px, for the larger of these."""
+    flow = np.full((4, 40, 2), (10, 0), dtype=np.float32)
+    for error, agree in ((1.45, True), (1.65, False)):
+        assert (consistent(flow, -flow + np.float32([error, 0]))[:, :-10] == agree).all()
+    assert consistent(0 * flow, 0 * flow + np.float32(0.49)).all()
+    assert not consistent(0 * flow, 0 * flow + np.float32(0.51)).any()
+
+
+def test_the_way_back_begins_where_the_way_there_ends():
+    backward = np.full((4, 40, 2), (10, 0), dtype=np.float32)
+    forward = np.zeros_like(backward)
+    forward[:, 20:] = -10, 0
+    np.testing.assert_array_equal(consistent(backward, forward)[0], (np.arange(40) >= 10) & (np.arange(40) < 30))
+
+
+def test_motion_in_frames_of_another_shape_is_as_far():
+    motion = Motion(at_rest(10, 20) + np.float32([3, 1]), np.ones((10, 20), np.float32)).resized(20, 80)
+    np.testing.assert_allclose(motion.places - at_rest(20, 80), np.broadcast_to([12, 2], (20, 80, 2)), atol=1e-4)
+
+
+def test_a_frame_goes_on_beyond_its_edges():
+    white = np.ones((4, 6, 3), np.float32)
+    for shift in (-0.4, 0.4, 9):
+        np.testing.assert_allclose(warp(white, at_rest(4, 6) + np.float32(shift)), white, atol=1e-6)
+
+
+def test_what_one_flow_alone_finds_is_not_trusted(monkeypatch):
+    photo, same = np.full((2, 16, 32, 3), 128, np.uint8)
+    flows = {True: np.zeros((16, 32, 2), np.float32), False: np.zeros((16, 32, 2), np.float32)}
+    flows[False][:, :8] = 3  # of the photo before, to the next
+    monkeypatch.setattr("impasto.temporal._flow", lambda one, other: flows[one is same])
+    trust = find_motion(photo, same).trust
+    np.testing.assert_array_equal(trust, np.where(np.arange(32) < 8, 0, 1) + np.zeros((16, 1)))
+
+
+def test_noise_of_photos_is_no_change(moving):
+    """A sensor's, of 15 levels: pixel by pixel it would have a trust of a third."""
+    random = np.random.default_rng(0)
+    noisy = [(levels(moving[0]) * 0.7 + random.normal(40, 15, (96, 128, 3))).clip(0, 255) for _ in range(2)]
+    assert find_motion(*(frame.astype(np.uint8) for frame in noisy)).trust.mean() > 0.7
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 9), (33, 700)])
 def test_frames_of_any_size_have_motion(size):
     """OpenCV's own flow crashes for narrow frames."""
@@ -95,6 +138,40 @@ def test_contrast_comes_back():
     assert np.abs(with_contrast_of(blended, fresh) - fresh).max() < 1e-6  # never taken
     flat = np.full_like(fresh, 0.5)
     assert np.abs(with_contrast_of(fresh, flat) - flat).max() < 1e-6
+
+
+def test_contrast_is_raised_by_half_at_most_and_never_that_of_rounding():
+    random = np.random.default_rng(0)
+    fresh = random.normal(0, 0.1, (40, 40, 1)).astype(np.float32).repeat(3, 2)
+    shown = with_contrast_of(0.5 + fresh, 0.5 + fresh * np.float32(0.4))
+    assert 0.95 < np.median(np.abs(shown - 0.5) / np.abs(fresh)) / 0.6 < 1.05
+    rounding = 0.5 + fresh / 50, 0.5 + fresh / 100
+    np.testing.assert_allclose(with_contrast_of(*rounding), rounding[1], atol=1e-6)
+
+
+def test_what_is_shown_stays_within_black_and_white():
+    stripes = np.zeros((20, 20, 3), np.float32)
+    stripes[:, ::2] = 1
+    for least in (0, np.float32(0.12)):  # what would go below black, and above white
+        shown = with_contrast_of(stripes, least + stripes * np.float32(0.88))
+        assert shown.min() >= 0
+        assert shown.max() <= 1
+
+
+def test_motion_is_looked_for_in_photos_of_a_bounded_size():
+    steady = SteadyEngine(Boiling(), 0.8)
+    for (height, width), seen in (((2, 4 * SIDE), (1, SIDE)), ((3 * SIDE, 10), (SIDE, 3)), ((SIDE, 8), (SIDE, 8))):
+        steady.follow(*np.zeros((2, 1, 3, height, width), np.float32))
+        assert steady.memory()["photo"].shape == (*seen, 3)
+        assert steady.memory()["painted"].shape == (height, width, 3)
+
+
+def test_what_comes_into_view_is_painted_anew(moving):
+    steady = SteadyEngine(Boiling(), 0.9)
+    steady.follow(moving[0], 0 * moving[0])
+    steady.follow(moving[1], 0 * moving[1] + 1)
+    np.testing.assert_array_equal(steady.painted[:, -1], 1)
+    assert steady.painted[8:-8, 8:-8].mean() < 0.2  # seen before: 0.9 of black
 
 
 def test_the_first_frame_and_a_cut_are_as_without_memory(moving):
