@@ -32,6 +32,14 @@ def test_resizing_keeps_hidden_colours_out(dtype):
     assert (half.pixels[seen] > 0.97 * np.iinfo(dtype).max).all()
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_resizing_keeps_what_is_half_transparent_so(dtype):
+    alpha = np.full((16, 30), np.iinfo(dtype).max // 3, dtype)
+    half = Picture(np.full((16, 30, 3), np.iinfo(dtype).max // 5, dtype), alpha).resized((15, 8))
+    assert (np.abs(half.alpha.astype(int) - int(alpha[0, 0])) <= 1).all()
+    assert (np.abs(half.pixels.astype(int) - np.iinfo(dtype).max // 5) <= 1).all()
+
+
 def test_srgb_is_not_converted(monkeypatch):
     assert is_srgb(SRGB)
     monkeypatch.setattr("PIL.ImageCms.profileToProfile", None)
