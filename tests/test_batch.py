@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -5,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -152,11 +154,17 @@ def test_a_damaged_file_costs_no_style_its_turn(paint, photos, two, tmp_path):
     assert [len(list((tmp_path / "out" / name).rglob("*.*"))) for name in names] == [6 + 1] * 2
 
 
-def test_an_output_that_cannot_be_written_ends_a_folder(paint, photos, tmp_path, caplog):
-    (tmp_path / "out" / "b.PNG").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"cannot write .*b.PNG"):
+def test_a_full_disk_ends_a_folder(paint, photos, tmp_path, monkeypatch, caplog):
+    def mkstemp(prefix, suffix, dir):
+        if suffix == ".PNG":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return made(prefix=prefix, suffix=suffix, dir=dir)
+
+    made = tempfile.mkstemp
+    monkeypatch.setattr("tempfile.mkstemp", mkstemp)
+    with pytest.raises(UserError, match=r"cannot write .*b.PNG': No space left on device"):
         paint(photos, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.PNG", REPORT]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", REPORT]
     assert "skipped" not in caplog.text
 
 
@@ -264,6 +272,33 @@ def test_a_picture_that_its_format_cannot_hold_does_not_end_a_folder(paint, tmp_
         paint(tmp_path / "in", tmp_path / "out", suffix=".jpg")
     assert "a.png': 66000×1 px do not fit into .jpg, whose sides end at 65500 px: take .png or .tif" in caplog.text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.jpg", REPORT}
+
+
+def test_what_is_in_the_place_of_one_picture_does_not_end_a_folder(paint, tmp_path, caplog):
+    (tmp_path / "out" / "b.png").mkdir(parents=True)
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b", "c"):
+        noise_image(9, 9).save(tmp_path / "in" / f"{name}.png")
+    with pytest.raises(UserError, match="1 of 3 images failed"):
+        paint(tmp_path / "in", tmp_path / "out")
+    assert "out/b.png': Is a directory" in caplog.text
+    assert (tmp_path / "out" / "c.png").is_file()
+    assert len((tmp_path / "out" / REPORT).read_text().splitlines()) == 3
+
+
+def test_a_picture_and_a_folder_of_one_name_are_told(paint, tmp_path):
+    (tmp_path / "in" / "a.jpg").mkdir(parents=True)
+    for name in ("a.png", "a.jpg/b.png", "c.png"):
+        noise_image(9, 9).save(tmp_path / "in" / name)
+    with pytest.raises(UserError, match=r"in/a.png' would get the name of a folder, .*out/a.jpg': rename one"):
+        paint(tmp_path / "in", tmp_path / "out", suffix=".jpg")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_links_to_what_is_not_there_yet_is_made(paint, photos, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "new" / "place")
+    paint(photos, tmp_path / "link")
+    assert (tmp_path / "new" / "place" / "a.jpg").is_file()
 
 
 def test_a_checkpoints_name_leads_nowhere_else(paint, tmp_path, small_net):
@@ -399,7 +434,7 @@ def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
         (photos, photos / "a.jpg", {}, "a folder's pictures go to a folder, not a file"),
         (photos / "a.jpg", photos / "f.jpg" / "x.jpg", {}, "cannot write"),
         (photos / "a.jpg", tmp_path / "a.xyz", {}, "its suffix should be one of .*.webp$"),
-        (photos / "a.jpg", tmp_path / "new", {}, "its suffix should be one of .*; '.*/new/' is a folder$"),
+        (photos / "a.jpg", tmp_path / "new", {}, "its suffix should be one of .*; for a folder, say '.*/new/'$"),
         (photos / "a.jpg", None, {"smooth": 0.5}, "smooth=0.5 is of videos: of pictures there are none before"),
         (photos, None, {"smooth": 7.0}, "smooth=7 is of videos"),
         (photos, tmp_path / "out", {"suffix": ".xyz"}, "format=xyz should be one of avif, bmp,"),

@@ -117,3 +117,17 @@ def test_a_place_where_nothing_can_be_written_is_known_before(tmp_path, monkeypa
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
     with pytest.raises(UserError, match="cannot write 'new/a.png': Permission denied"):
         check_place("new/a.png")
+
+
+def test_a_name_that_is_too_long_and_a_disk_that_only_reads_are_told_before(tmp_path, monkeypatch):
+    for name in ("é" * 128, f"{'b' * 256}/c.png"):
+        with pytest.raises(UserError, match="cannot write .*: File name too long"):
+            check_place(tmp_path / name)
+    check_place(tmp_path / ("é" * 127))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match="Permission denied"):
+        check_place(tmp_path / "a.png")
+    if os.name == "posix":
+        monkeypatch.setattr("os.statvfs", lambda _: Mock(f_flag=os.ST_RDONLY | os.ST_NOSUID))
+        with pytest.raises(UserError, match="Read-only file system"):
+            check_place(tmp_path / "a.png")

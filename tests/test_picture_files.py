@@ -269,9 +269,22 @@ def test_heic_is_read(tmp_path):
     assert np.abs(unit(read_picture(tmp_path / "a.heic").pixels) - smooth()).mean() < 0.01
 
 
+def test_a_png_in_another_coding_is_told(tmp_path, caplog):
+    for name, gamma, chunk in (("usual", 45455, b""), ("named", 100000, b"\0"), ("linear", 100000, b"")):
+        more = PngImagePlugin.PngInfo()
+        more.add(b"gAMA", struct.pack(">I", gamma))
+        if chunk:
+            more.add(b"sRGB", chunk)
+        noise_image(4, 4).save(tmp_path / f"{name}.png", pnginfo=more)
+        read_picture(tmp_path / f"{name}.png")
+    assert [line.partition("linear.png' ")[2] for line in caplog.messages] == [
+        "has gamma 1: its levels are read as sRGB, too dark or pale"
+    ]
+
+
 def test_more_megapixels_than_allowed_are_refused_before_decoding(tmp_path):
     noise_image(100, 100).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a.png' has 0 megapixels, more than max_megapixels=0.005"):
+    with pytest.raises(UserError, match=r"a.png' has 0.01 megapixels, more than max_megapixels=0.005"):
         read_picture(tmp_path / "a.png", 0.005)
 
 

@@ -150,6 +150,17 @@ def test_a_mask_says_where(stylizer):
     assert result.crop((36, 0, 60, 40)).tobytes() == image.crop((36, 0, 60, 40)).tobytes()
 
 
+def test_a_mask_that_chooses_nothing_is_told(stylizer, caplog):
+    """As one of 0 and 1, which programs that find things give."""
+    stylizer(noise_image(20, 20), mask=Image.fromarray(np.eye(20, dtype=np.uint8)))
+    assert caplog.messages == ["the mask is black or transparent all over"]
+
+
+def test_tiles_that_there_are_not_have_no_statistics(network_file):
+    with pytest.raises(UserError, match="exact=false is of tiles, of which tile=0 makes none"):
+        Stylizer.load(str(network_file), "cpu", "float32", tile=0, exact=False)
+
+
 def test_what_is_transparent_does_not_bleed(stylizer):
     """Whatever hides in transparent pixels, the picture is the same."""
     pixels = np.asarray(noise_image(40, 40))

@@ -47,16 +47,22 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def check_place(path: str | os.PathLike[str]) -> None:
     """Raise `UserError` where `whole_file` could not write: before minutes are spent on what is to be written."""
     place = Path(path).absolute()
-    folder = nearest_existing(place.parent)
-    if place.is_dir():
+    if any(len(os.fsencode(part)) > NAME_BYTES for part in place.parts):
+        problem = errno.ENAMETOOLONG
+    elif place.is_dir():
         problem = errno.EISDIR
-    elif not folder.is_dir():
+    elif not (folder := nearest_existing(place.parent)).is_dir():
         problem = errno.ENOTDIR
     elif not os.access(folder, os.W_OK | os.X_OK):
-        problem = errno.EACCES
+        problem = errno.EROFS if _read_only(folder) else errno.EACCES
     else:
         return
     raise UserError(f"cannot write {str(path)!r}: {os.strerror(problem)}")
+
+
+def _read_only(folder: Path) -> bool:
+    """Whether a folder's file system is, as far as the system says."""
+    return os.name == "posix" and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def nearest_existing(path: Path) -> Path:

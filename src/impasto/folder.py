@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from impasto import cli
 from impasto.animation import Animation
 from impasto.errors import PictureError, UserError
-from impasto.files import NAME_BYTES
+from impasto.files import check_place
 from impasto.image import find_images
 from impasto.job import Job, Look, default_output, json_line, read_content, result_suffix, write_result
 from impasto.picture import Picture
@@ -65,7 +65,7 @@ def stylize_folder(
     if over := next((target for target in targets if _file_identity(target) in inputs), None):
         raise UserError(f"output={str(place)!r}: {str(over)!r} is one of the inputs, and would be written over")
     before = {str(place / name): digest for name, digest in _done_before(place / REPORT, look.key).items()}
-    place.mkdir(parents=True, exist_ok=True)
+    Path(os.path.realpath(place)).mkdir(parents=True, exist_ok=True)  # a link may lead to what is not there yet
     counts = {"done": 0, "failed": 0, "skipped": 0}
     with (
         _appended(place / REPORT) as report,
@@ -181,8 +181,7 @@ def _painted(
 def _read(job: Job, source: Path, target: Path, before: dict[str, str]) -> _Read:
     try:
         check_file(source)
-        if len(os.fsencode(target.name)) > NAME_BYTES:
-            raise UserError(f"{str(source)!r} has too long a name for its result's")
+        check_place(target)
         with source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         there = target.is_file() and before.get(str(target)) == digest
@@ -239,7 +238,8 @@ def _written(record: dict[str, Any], writing: Future[None] | None) -> dict[str, 
 def _targets(sources: Sequence[Path], folder: Path, place: Path, suffix: str | None) -> list[Path]:
     """The same place and name for each, with the suffix that can be written.
 
-    Where two would meet, as photo.jpg and photo.png do with format=, both keep their own suffix before it.
+    Where two would meet, as photo.jpg and photo.png do with format=, those whose names change keep their own suffix
+    before it.
     """
     changed = [place / source.relative_to(folder).with_suffix(result_suffix(source, suffix)) for source in sources]
     count = Counter(changed)
@@ -252,6 +252,9 @@ def _targets(sources: Sequence[Path], folder: Path, place: Path, suffix: str | N
     count = Counter(targets)
     if met := [str(source) for source, target in zip(sources, targets, strict=True) if count[target] > 1]:
         raise UserError(f"{met[0]!r} and {met[1]!r} would get the same name: rename one, or say another format=")
+    folders = {above for target in targets for above in target.parents}
+    if hidden := next((pair for pair in zip(sources, targets, strict=True) if pair[1] in folders), None):
+        raise UserError(f"{str(hidden[0])!r} would get the name of a folder, {str(hidden[1])!r}: rename one")
     return targets
 
 

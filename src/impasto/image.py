@@ -87,7 +87,7 @@ def check_writable(path: Path) -> None:
 def check_suffix(path: Path) -> None:
     """Raise `UserError` for a suffix that cannot be written."""
     if path.suffix.lower() not in WRITABLE:
-        mend = "" if path.suffix else f"; {str(path) + os.sep!r} is a folder"
+        mend = "" if path.suffix else f"; for a folder, say {str(path) + os.sep!r}"
         raise UserError(f"cannot write {str(path)!r}: its suffix should be one of {', '.join(sorted(WRITABLE))}{mend}")
 
 

@@ -33,6 +33,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 for library in ("PIL", "pyvips"):
     logging.getLogger(library).setLevel(logging.CRITICAL)
 
+SRGB_CODING = 1 / 2.2  # as PNG's gAMA states it
 HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273's transfers
 PAGE_KIND, PREVIEW, MASK = 254, 1, 4  # TIFF's tag NewSubfileType, and two of its bits
 COMMON = ("JPEG", "PNG")  # which Pillow has at hand
@@ -64,6 +65,9 @@ def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
                 raise
             return read_deep(source, "TIFF", b"", check)
         with image:
+            coding, known = image.info.get("gamma", SRGB_CODING), {"srgb", "icc_profile"} & image.info.keys()
+            if image.format == "PNG" and not known and abs(coding - SRGB_CODING) > 0.02:
+                log.warning("%s has gamma %g: its levels are read as sRGB, too dark or pale", shown(source), coding)
             if is_deep(image):
                 opaque = image.format == "TIFF" and image.mode == "RGB"
                 return read_deep(source, str(image.format), kept_exif(image), check, opaque, orientation(image))
@@ -139,8 +143,9 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 def _check_size(source: Any, width: int, height: int, megapixels: float) -> None:
     if width * height > megapixels * 1e6:
+        has = round(width * height / 1e6, 4)
         raise UserError(
-            f"{shown(source)} has {width * height / 1e6:.0f} megapixels, more than max_megapixels={megapixels:g}: "
+            f"{shown(source)} has {has:.9g} megapixels, more than max_megapixels={megapixels:g}: "
             "allow more if you trust it"
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from impasto.controls import Controls, check_feather, finish, read_mask
+from impasto.controls import Controls, check_feather, check_mask, finish, read_mask
 from impasto.engines import Engine, TiledEngine, load_engine
 from impasto.errors import NO_PICTURE, UserError
 from impasto.levels import LEVELS, as_type, composite, resize_array, unit
@@ -35,6 +35,8 @@ class Stylizer:
         if (tile or not exact) and not isinstance(engine, TiledEngine):
             word = f"tile={tile}" if tile else "exact=false"
             raise UserError(f"{word} takes a .safetensors: the norms of an exported network see one tile each")
+        if tile == 0 and not exact:
+            raise UserError("exact=false is of tiles, of which tile=0 makes none")
         if tile:
             from impasto.tiling import check_tile  # and with it torch, which such an engine has
 
@@ -75,12 +77,15 @@ class Stylizer:
         if mask is not None and not isinstance(mask, Image.Image):
             raise UserError(f"mask= is a Pillow image, not {type(mask).__name__}")
         check_feather(feather)
+        drawn = None if mask is None else from_pil(mask)
+        if drawn is not None:
+            check_mask(drawn)
 
         def painted(pictures: list[Picture]) -> list[Picture]:
             results = self.paint_all(pictures, chosen)
-            if mask is None:
+            if drawn is None:
                 return results
-            cover = read_mask(from_pil(mask), results[0].size, feather)  # of one size all
+            cover = read_mask(drawn, results[0].size, feather)  # of one size all
             return [masked(result, picture, cover) for result, picture in zip(results, pictures, strict=True)]
 
         if isinstance(image, Image.Image):

@@ -42,7 +42,7 @@ Stylize an image, every image under a folder, or a video, in one forward pass ea
   keep_metadata=true|false   camera, date, place and copyright; orientation and colour profile are applied
   max_megapixels=178   larger images, and results, are refused: allow more if you trust them
   tile=PIXELS       larger images are stylized in tiles, without seams; default: as free memory demands; 0: never;
-                    exact=false takes a thumbnail's statistics: a quarter faster, not quite the same picture
+                    exact=false gives them a thumbnail's statistics: a quarter faster, not quite the same picture
   json=true         a line of JSON per image, for machines
   device=auto|cpu|cuda|mps
   precision=auto|float32|bfloat16   not of .onnx, .pt2; default: bfloat16 where hardware multiplies it, twice as fast
