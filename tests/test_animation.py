@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import pyvips
@@ -6,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from impasto.animation import Animation, count_frames, read_animation, write_animation
 from impasto.errors import UserError
 from impasto.picture import Picture
+from impasto.picture_files import read_picture
 
 from .conftest import noise_image
 
@@ -30,7 +34,7 @@ def test_frames_and_their_timing_survive(tmp_path, suffix):
         assert np.abs(frame.pixels.astype(int) - (255 - np.array(colour))).max() <= 8
 
 
-@pytest.mark.parametrize("milliseconds", [16, 33, 70])
+@pytest.mark.parametrize("milliseconds", [23, 33, 70])
 def test_a_gif_takes_as_long_as_what_it_was_made_of(tmp_path, milliseconds):
     """It holds hundredths of a second."""
     frames = tuple(Picture(np.full((4, 4, 3), 20 * number, np.uint8)) for number in range(10))
@@ -38,6 +42,44 @@ def test_a_gif_takes_as_long_as_what_it_was_made_of(tmp_path, milliseconds):
     durations = read_animation(tmp_path / "a.gif").durations
     assert sum(durations) == 10 * milliseconds
     assert max(abs(duration - milliseconds) for duration in durations) < 10
+
+
+@pytest.mark.parametrize(("milliseconds", "left"), [(1000 / 60, 50), (11, 33), (19, 57)])
+def test_a_gif_leaves_out_what_players_would_slow_down(tmp_path, caplog, milliseconds, left):
+    """60 frames: of a GIF, what is to be shown for less than 20 ms is shown for 100."""
+    ends = [round(number * milliseconds) for number in range(61)]
+    frames = tuple(Picture(np.full((4, 4, 3), 4 * number, np.uint8)) for number in range(60))
+    durations = tuple(np.diff(ends).tolist())
+    write_animation(Animation(frames, durations), tmp_path / "a.gif", ".gif", 95)
+    again = read_animation(tmp_path / "a.gif")
+    assert abs(sum(again.durations) - ends[-1]) <= 20
+    assert {*again.durations} == {20}
+    assert abs(len(again.frames) - left) <= 1
+    assert "frames are left out: players show none of a GIF for less than 20 ms" in caplog.text
+    write_animation(Animation(frames[:2], (11, 11)), tmp_path / "b.gif", ".gif", 95)
+    assert read_picture(tmp_path / "b.gif").size == (4, 4)
+
+
+def test_frames_without_a_time_are_shown_as_players_show_them(tmp_path):
+    for suffix in (".gif", ".webp", ".png"):
+        frames = [Image.new("RGB", (24, 18), colour) for colour in COLOURS]
+        frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], duration=[0, 10, 40])
+        assert read_animation(tmp_path / f"a{suffix}").durations == (100, 100, 40)
+
+
+def test_a_png_of_60_frames_a_second_takes_a_second(tmp_path):
+    frames = [Image.new("RGB", (4, 4), (4 * number, 0, 0)) for number in range(60)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], duration=17)
+    content, chunk = (tmp_path / "a.png").read_bytes(), b"fcTL"
+    pieces = content.split(chunk)
+    for number, piece in enumerate(pieces[1:], 1):
+        data = bytearray(chunk + piece)
+        data[24:28] = struct.pack(">HH", 1, 60)
+        data[30:34] = struct.pack(">I", zlib.crc32(data[:30]))
+        pieces[number] = bytes(data)
+    (tmp_path / "a.png").write_bytes(b"".join(pieces))
+    durations = read_animation(tmp_path / "a.png").durations
+    assert (sum(durations), {*durations}) == (1000, {16, 17})
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png"])  # not .webp, whose encoder leaves out halves that are clear
@@ -119,18 +161,22 @@ def test_all_frames_count_against_the_limit(tmp_path):
         read_animation(tmp_path / "film.gif", 0.001)
 
 
-def test_timing_fits_every_format(tmp_path):
-    """A second of WebP's can be 16,777; GIF's and PNG's numbers end at 65,535."""
+def test_timing_fits_every_format(tmp_path, caplog):
+    """A frame of WebP can take 16,777 s, of GIF 655, of PNG 65."""
     frames = (Picture(np.zeros((4, 4, 3), np.uint8)), Picture(np.full((4, 4, 3), 255, np.uint8)))
-    write_animation(Animation(frames, (65535, 0), 65535), tmp_path / "a.webp", ".webp", 95)
+    write_animation(Animation(frames, (65535, 70), 65535), tmp_path / "a.webp", ".webp", 95)
     content = (tmp_path / "a.webp").read_bytes()
     place = content.index(b"ANMF") + 8 + 12  # its duration, of 3 bytes
     (tmp_path / "b.webp").write_bytes(content[:place] + b"\xff\xff\xff" + content[place + 3 :])
     animation = read_animation(tmp_path / "b.webp")
-    assert animation.durations[0] == 65535
-    for suffix in (".gif", ".png", ".webp"):
+    assert animation.durations == (16777215, 70)
+    for suffix, longest in ((".gif", 655350), (".png", 65535), (".webp", 16777215)):
         write_animation(animation, tmp_path / f"c{suffix}", suffix, 95)
-        assert len(read_animation(tmp_path / f"c{suffix}").frames) == 2
+        assert read_animation(tmp_path / f"c{suffix}").durations == (longest, 70)
+    assert caplog.messages == [
+        ".gif shows a frame for 655.4 s at most, not 16777.2",
+        ".png shows a frame for 65.5 s at most, not 16777.2",
+    ]
 
 
 def test_the_picture_for_programs_that_know_no_frames_is_no_frame(tmp_path):

@@ -430,7 +430,7 @@ def test_a_second_run_into_a_subfolder_does_not_stylize_its_own_output(paint, ph
 
 def test_wrong_input_and_output_are_named(paint, photos, tmp_path):
     for source, output, changes, line in (
-        (tmp_path / "nowhere.jpg", None, {}, "no image or folder"),
+        (tmp_path / "nowhere.jpg", None, {}, "no image, video or folder"),
         (photos, photos / "a.jpg", {}, "a folder's pictures go to a folder, not a file"),
         (photos / "a.jpg", photos / "f.jpg" / "x.jpg", {}, "cannot write"),
         (photos / "a.jpg", tmp_path / "a.xyz", {}, "its suffix should be one of .*.webp$"),
@@ -528,6 +528,14 @@ def test_metadata_of_animations_is_kept_or_not(paint, tmp_path):
             paint(tmp_path / "a.webp", tmp_path / f"b{suffix}", keep_metadata=keep)
             with Image.open(tmp_path / f"b{suffix}") as image:
                 assert (image.n_frames, image.getexif().get(0x010F)) == (3, expected)
+
+
+def test_all_frames_of_a_result_count_against_the_limit(paint, tmp_path):
+    """They are held at once, as those of the input are."""
+    frames = [noise_image(20, 10, number) for number in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match="3 frames of 2000×1000 px are 6 megapixels, more than max_megapixels=5"):
+        paint(tmp_path / "a.gif", controls=Controls(size=2000), megapixels=5)
 
 
 def test_animations_stay_animated(paint, tmp_path, caplog):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -57,12 +58,22 @@ def make_clip(
     options=None,
     metadata=None,
     encoder=None,
+    named=None,
+    chapters=(),
 ):
-    """A short film; `times` in 1/12800 s."""
+    """A short film; `times` in 1/12800 s, `named` what its pictures are called, `chapters` of a second each."""
     with av.open(str(path), "w", options=options or {}) as output:
         output.metadata.update(metadata or {})
         settings = encoder or ({"crf": "10"} if codec == "libx264" else {})
         stream = output.add_stream(codec, rate=25, options=settings)
+        stream.metadata.update(named or {})
+        numbers = enumerate(chapters)
+        output.set_chapters(
+            [
+                {"time_base": Fraction(1), "id": n, "start": n, "end": n + 1, "metadata": {"title": title}}
+                for n, title in numbers
+            ]
+        )
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.time_base = stream.time_base = BASE
         stream.codec_context.sample_aspect_ratio = Fraction(aspect)
@@ -507,7 +518,7 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes(stylize, tmp_path, cap
     content = source.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 7 // 10])
     out = stylize(tmp_path / "cut.mp4", tmp_path / "out.mp4")
-    assert "is damaged" in caplog.text and "what could be read is stylized" in caplog.text
+    assert re.search(r"is damaged: 0.\d s are missing at its end; \d+ frames of some 40 are stylized", caplog.text)
     times = frames_of(out)[0]
     assert 10 < len(times) < 40
     assert set(times) <= set(frames_of(source)[0])  # the last of them without those that they take after
@@ -526,7 +537,7 @@ def test_wrong_input_and_output_are_named(stylize, tmp_path):
         piece.sample_rate = 48000
         output.mux(sound.encode(piece))
     for path, output, changes, line in (
-        (tmp_path / "none.mp4", None, {}, "no image or folder"),
+        (tmp_path / "none.mp4", None, {}, "no image, video or folder"),
         (tmp_path / "text.mp4", None, {}, "text.mp4' is not a video that can be read"),
         (tmp_path / "sound.mkv", None, {}, "sound.mkv' is not a video that can be read: it has no pictures"),
         (source, source, {}, "it would be written over"),
@@ -599,7 +610,7 @@ def test_an_interrupted_run_goes_on_to_the_same_film(stylize, tmp_path, encoded,
     assert calls == expected[10:]  # with the memory of the frames before
     assert not parts.exists()
     assert frames_of(out)[0] == frames_of(whole)[0] == frames_of(source)[0]
-    assert abs(np.subtract(frames_of(out)[1], frames_of(whole)[1], dtype=float)).mean() < 1
+    assert abs(np.subtract(frames_of(out)[1], frames_of(whole)[1], dtype=float)).mean() < 3  # as above
     assert sound_of(out) == sound_of(whole) == sound_of(source)
 
 
@@ -668,7 +679,7 @@ def test_one_process_at_a_time_makes_a_film(stylize, tmp_path):
     assert not (tmp_path / ".out.mp4.parts").exists()
 
 
-def test_parts_of_another_run_are_not_taken(stylize, tmp_path, encoded, monkeypatch):
+def test_parts_of_another_run_are_not_taken(stylize, tmp_path, encoded, monkeypatch, caplog):
     _, calls = encoded
     source = make_clip(tmp_path / "in.mp4")
 
@@ -680,11 +691,13 @@ def test_parts_of_another_run_are_not_taken(stylize, tmp_path, encoded, monkeypa
     with pytest.raises(UserError, match="disk full"):
         stylize(source, tmp_path / "out.mp4")
     with pytest.raises(UserError, match="disk full"):
-        stylize(source, tmp_path / "out.mp4")
+        stylize(source, tmp_path / "out.mp4", keep_metadata=False, suffix=".mp4")
     assert len(calls) == 12  # once
+    assert "removed" not in caplog.text
     monkeypatch.setattr(film, "join", joined)
     stylize(source, tmp_path / "out.mp4", smooth=0.5)
     assert len(calls) == 24
+    assert "parts that another command, or another film, left are removed" in caplog.text
     assert not list(tmp_path.glob(".*"))
 
 
@@ -706,10 +719,75 @@ def test_a_disk_that_fills_is_one_line(network_file, tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_any_name_is_a_name(stylize, tmp_path):
-    source = make_clip(tmp_path / "a{x} {0} [final].mp4", frames=2)
-    photo(stylize, source, tmp_path / "out.mp4")
-    assert len(frames_of(tmp_path / "out.mp4")[0]) == 2
+@pytest.mark.parametrize("name", ["a{x} {0} [final].mp4", "2024-05-06T07:08:09.mp4", "b" * 250 + ".mp4"])
+def test_any_name_is_a_name(stylize, tmp_path, monkeypatch, name):
+    """FFmpeg takes what stands before a colon for a protocol."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    make_clip(tmp_path / "in.mp4", frames=2).rename(tmp_path / "in" / name)
+    monkeypatch.chdir(tmp_path / "in")
+    photo(stylize, name, tmp_path / "out" / name)
+    assert len(frames_of(tmp_path / "out" / name)[0]) == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes have names on POSIX only")
+def test_a_pipe_is_no_film(tmp_path):
+    os.mkfifo(tmp_path / "in.mp4")
+    with pytest.raises(UserError, match=r"in.mp4' is a pipe or a device, not a file"):
+        read_clip(tmp_path / "in.mp4", 178)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_chapters_and_what_pictures_are_called_stay(stylize, tmp_path, caplog, suffix):
+    make_clip(tmp_path / "in.mp4", frames=50, named={"language": "deu"}, chapters=["One", "Two"])
+    for keep in (True, False):
+        out = photo(stylize, tmp_path / "in.mp4", tmp_path / f"out{suffix}", keep_metadata=keep)
+        with av.open(str(out)) as container:
+            chapters = [chapter["metadata"]["title"] for chapter in container.chapters()]
+            assert chapters == ["One", "Two"]
+            assert container.streams.video[0].metadata["language"] in ("deu", "ger")
+    assert "left out" not in caplog.text
+
+
+def test_transparency_that_ffmpegs_own_decoder_passes_over_is_told(tmp_path):
+    """As of WebM, which says so in a tag."""
+    opaque = make_clip(tmp_path / "opaque.webm", frames=2, codec="libvpx-vp9")
+    source = make_clip(tmp_path / "in.webm", frames=2, codec="libvpx-vp9", pix_fmt="yuva420p")
+    assert read_clip(opaque, 178).left_out == ()
+    assert read_clip(source, 178).left_out == ("transparency",)
+
+
+def test_colours_by_an_unknown_matrix_are_told(tmp_path, caplog):
+    read_clip(make_clip(tmp_path / "a.mp4", frames=2), 178)
+    assert not caplog.messages
+    source = make_clip(tmp_path / "b.mp4", frames=2, encoder={"x264-params": "colormatrix=YCgCo"})
+    read_clip(source, 178)
+    assert "has colours by matrix 8, which is not known: they may be off" in caplog.text
+
+
+def test_a_hole_amid_a_film_is_told(stylize, tmp_path, caplog):
+    """FFmpeg goes on at the next cluster."""
+    source = make_clip(tmp_path / "in.mkv", frames=60, options={"cluster_time_limit": "800"})
+    content = bytearray(source.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = b"\xff" * 200
+    source.write_bytes(content)
+    out = photo(stylize, source, tmp_path / "out.mkv")
+    read = len(frames_of(out)[0])
+    assert read < 55
+    assert f"1 packet could not be read; {read} frames of some 60 are stylized" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_that_is_asked_to_end_says_how_to_go_on(stylize, tmp_path, monkeypatch, caplog, number):
+    def stopped(*_):
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    monkeypatch.setattr(film, "_paint_parts", stopped)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        stylize(make_clip(tmp_path / "in.mp4", frames=2), tmp_path / "out.mp4")
+    assert "stopped: the same command goes on" in caplog.text
 
 
 def test_ctrl_c_leaves_no_half_film(network_file, tmp_path):

@@ -1,7 +1,8 @@
 """Animated GIF, WebP and PNG, frame by frame, with their timing."""
 
+import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -17,8 +18,12 @@ from impasto.levels import LEVELS
 from impasto.picture import SRGB, Picture, from_pil
 from impasto.picture_files import MEGAPIXELS, check_file, encoding_errors, for_gif, image_errors, open_image, shown
 
+log = logging.getLogger("impasto")
+
 ANIMATED = frozenset({".gif", ".webp", ".png"})  # that are written
 FILMS = ("GIF", "WEBP", "PNG", "AVIF")  # that are read
+UNSHOWN, UNSAID = 10, 100  # ms: browsers, and FFmpeg, show frames of up to the one for the other
+LONGEST = {".gif": 655350, ".webp": 0xFFFFFF, ".png": 65535}  # ms of a frame
 
 
 @dataclass(frozen=True)
@@ -57,18 +62,18 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
                 "allow more if you trust the file"
             )
         frames: list[Picture] = []
-        durations: list[int] = []
+        durations: list[float] = []
         for number, frame in enumerate(ImageSequence.Iterator(image)):
             if number < apart:
                 continue
             if frame.size != (width, height):  # a damaged GIF's grow
                 raise ValueError(f"frame {len(frames)} is larger than the first")
             frames.append(from_pil(frame.copy()))
-            durations.append(_counted(frame.info.get("duration", 100)))  # known once decoded
-        plays = _counted(image.info.get("loop", 0))
+            durations.append(_shown(frame.info.get("duration", UNSAID)))  # known once decoded
+        plays = min(max(int(image.info.get("loop", 0)), 0), 65535)
         if image.format == "GIF" and (plays or "loop" not in image.info):  # which counts what follows the first showing
             plays += 1
-        return Animation(tuple(frames), tuple(durations), plays)
+        return Animation(tuple(frames), tuple(_rounded(durations, 1)), plays)
 
 
 def count_frames(source: str | os.PathLike[str] | IO[bytes], megapixels: float = MEGAPIXELS) -> int:
@@ -96,7 +101,12 @@ def write_animation(
         with whole_file(target) as temporary, temporary.open("wb") as file:
             write_animation(animation, file, suffix, quality)
         return
-    frames, clear = animation.frames, any(frame.alpha is not None for frame in animation.frames)
+    frames, durations = animation.frames, _held(animation.durations, suffix)
+    if suffix == ".gif":
+        durations = _of_gif(durations)
+        frames = tuple(frame for frame, lasts in zip(frames, durations, strict=True) if lasts)
+        durations = [lasts for lasts in durations if lasts]
+    clear = any(frame.alpha is not None for frame in frames)
     if suffix == ".gif" and clear:  # in all, or Pillow fills what is clear with the colours of another frame
         frames = tuple(frame if frame.alpha is not None else _with_alpha(frame) for frame in frames)
     first, *others = (for_gif(frame) if suffix == ".gif" else frame.to_pil() for frame in frames)
@@ -116,7 +126,7 @@ def write_animation(
             format=Image.registered_extensions()[suffix],
             save_all=True,
             append_images=others,
-            duration=_hundredths(animation.durations) if suffix == ".gif" else list(animation.durations),
+            duration=durations,
             **options,
         )
 
@@ -127,12 +137,31 @@ def _with_alpha(frame: Picture) -> Picture:
     return replace(frame, alpha=np.full(frame.pixels.shape[:2], levels, frame.pixels.dtype))
 
 
-def _hundredths(durations: Iterable[int]) -> list[int]:
-    """Milliseconds as GIF holds them, each end at the next hundredth of a second: Pillow would cut each off."""
-    ends = [10 * round(end / 10) for end in accumulate(durations)]
+def _shown(said: Any) -> float:
+    """The milliseconds that players show a frame, of which a file can say anything."""
+    return float(said) if said and said > UNSHOWN else UNSAID
+
+
+def _rounded(durations: Iterable[float], step: int) -> list[int]:
+    """Milliseconds of which each end is at the next whole step: rounded one by one, they would add up to others."""
+    ends = [step * round(end / step) for end in accumulate(durations)]
     return [end - begin for begin, end in pairwise([0, *ends])]
 
 
-def _counted(value: Any) -> int:
-    """Milliseconds or repetitions, of which a file can say anything, as all formats hold them."""
-    return min(max(round(float(value or 0)), 0), 65535)
+def _held(durations: Sequence[int], suffix: str) -> list[int]:
+    """As long as the format can hold a frame."""
+    longest = LONGEST[suffix]
+    if max(durations) > longest:
+        log.warning("%s shows a frame for %.1f s at most, not %.1f", suffix, longest / 1000, max(durations) / 1000)
+    return [min(lasts, longest) for lasts in durations]
+
+
+def _of_gif(durations: Sequence[int]) -> list[int]:
+    """In hundredths of a second, and two at least; 0 for a frame whose time those before have taken."""
+    shown, clock = list[int](), 0
+    for end in accumulate(_rounded(durations, 10)):
+        shown.append(max(2 * UNSHOWN, end - clock) if end > clock else 0)
+        clock += shown[-1]
+    if left := shown.count(0):
+        log.warning("%d of %d frames are left out: players show none of a GIF for less than 20 ms", left, len(shown))
+    return shown

@@ -45,7 +45,7 @@ def run(job: Job, networks: Sequence[Path], source: str, output: str | None, as_
         if place == "-" and stream is None:
             raise UserError(f"{name}=-: the standard {name} is closed")
     if source != "-" and not Path(source).exists():
-        raise UserError(f"there is no image or folder {source!r}")
+        raise UserError(f"there is no image, video or folder {source!r}")
     if film and (job.tile or not job.exact):
         word = f"tile={job.tile}" if job.tile else "exact=false"
         raise UserError(f"{word} is for images: a film's frames are painted whole; size= makes them smaller")

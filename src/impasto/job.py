@@ -100,6 +100,8 @@ def looks(job: Job, networks: Sequence[Path], film: bool = False) -> list[Look]:
         contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
         options = {**asdict(job), "mask": None, "controls": asdict(job.controls), "smooth": film and job.smooth}
         options["megapixels"] = None  # a limit that a picture keeps to does not change it
+        if film:  # in which these change no picture
+            options |= {"keep_metadata": None, "suffix": None}
         if job.exact:  # tiles compute what the whole does
             options["tile"] = None
         return hashlib.sha256(json.dumps([contents, options], sort_keys=True).encode()).hexdigest()[:16]
@@ -178,18 +180,22 @@ def read_content(job: Job, source: Path | io.BytesIO, suffix: str) -> Picture | 
             picture = picture.painted(lambda frame: replace(frame, exif=b""))
         else:
             picture = replace(picture, exif=b"")
-    size = picture.frames[0].size if isinstance(picture, Animation) else picture.size
-    check_sides(shown(source), *result_size(job, shown(source), size), suffix)
+    frames = picture.frames if isinstance(picture, Animation) else (picture,)
+    check_sides(shown(source), *result_size(job, shown(source), frames[0].size, len(frames)), suffix)
     return picture
 
 
-def result_size(job: Job, name: str, size: tuple[int, int]) -> tuple[int, int]:
-    """What a picture's width and height become, px. Raises `UserError` where that is more than may be read."""
+def result_size(job: Job, name: str, size: tuple[int, int], frames: int = 1) -> tuple[int, int]:
+    """What a picture's width and height become, px.
+
+    Raises `UserError` where that is more than may be read, of all frames together that are held at once.
+    """
     seen, asked = job.controls.sizes(*size)
-    for width, height in (seen, asked):
-        if width * height > job.megapixels * 1e6:
+    for (width, height), count in ((seen, 1), (asked, frames)):
+        if count * width * height > job.megapixels * 1e6:
+            many = f"{count} frames of " * (count > 1)
             raise UserError(
-                f"{name}: {width}×{height} px are {width * height / 1e6:.0f} megapixels, more than "
+                f"{name}: {many}{width}×{height} px are {count * width * height / 1e6:.0f} megapixels, more than "
                 f"max_megapixels={job.megapixels:g}: try a smaller size= or stroke=, or allow more"
             )
     return asked

@@ -138,7 +138,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
     """Raise `UserError` for a pipe or a device, which might never end."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise UserError(f"{os.fspath(path)!r} is a pipe or a device, not an image")
+        raise UserError(f"{os.fspath(path)!r} is a pipe or a device, not a file")
 
 
 def _check_size(source: Any, width: int, height: int, megapixels: float) -> None:

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -106,16 +107,20 @@ def read_frames(source: Path, size: int, count: int) -> "list[Picture]":
     from impasto.picture_files import MEGAPIXELS, read_picture
     from impasto.video.clip import Pictures, open_frames, read_clip
 
+    opened = ExitStack()
     if source.is_dir():
         whole = (read_picture(path) for path in find_images(source)[:count])
     else:
         clip = read_clip(source, MEGAPIXELS)
         upright = Pictures(clip)
-        whole = (upright(frame) for _, frame, _ in islice(open_frames(clip), count))
+        frames = open_frames(clip)
+        opened.callback(frames.container.close)
+        whole = (upright(frame) for _, frame, _ in islice(frames, count))
     pictures, sizes = list[Picture](), set[tuple[int, int]]()
-    for picture in whole:  # one at a time: films can have frames of a hundred megabytes
-        sizes.add(picture.size)
-        pictures.append(picture.resized(fitted(*picture.size, size)))
+    with opened:
+        for picture in whole:  # one at a time: films can have frames of a hundred megabytes
+            sizes.add(picture.size)
+            pictures.append(picture.resized(fitted(*picture.size, size)))
     if len(pictures) < 2:
         raise UserError(f"{str(source)!r} has fewer than two frames")
     if len(sizes) > 1:

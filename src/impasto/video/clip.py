@@ -1,6 +1,7 @@
 """A film as it is read: upright RGB frames with their times, and what the result must keep."""
 
 import logging
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from av.video.stream import VideoStream
 
 from impasto.errors import UserError
 from impasto.picture import Picture
-from impasto.video.colours import Colours, read_colours, to_rgb
+from impasto.picture_files import check_file
+from impasto.video.colours import KNOWN, Colours, read_colours, to_rgb
 
 log = logging.getLogger("impasto")
 
@@ -85,6 +87,8 @@ def read_clip(path: Path, megapixels: float) -> Clip:
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         rate = rate if rate <= FASTEST else Fraction(30)
         others = [each for each in container.streams if each.type != "audio" and each.index != stream.index]
+        if container.chapters():  # whose titles MP4 has in a track of their own
+            others = [each for each in others if (each.type, each.name) != ("data", "bin_data")]
         left_out = sorted(
             {"pictures" if each.type == "video" else f"{each.type}s".replace("datas", "data") for each in others}
         )
@@ -92,8 +96,11 @@ def read_clip(path: Path, megapixels: float) -> Clip:
             left_out.append("sounds in an unknown code")
         if any(_side_data(frame, kind) for kind in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")):
             left_out.append("HDR10's light levels")
-        if any(component.is_alpha for component in frame.format.components):
+        # FFmpeg's own decoders of VP8 and VP9 pass it over
+        if any(part.is_alpha for part in frame.format.components) or stream.metadata.get("alpha_mode") == "1":
             left_out.append("transparency")
+        if frame.colorspace not in KNOWN:
+            log.warning("%s has colours by matrix %d, which is not known: they may be off", path, frame.colorspace)
         return Clip(
             path=path,
             coded=(frame.width, frame.height),
@@ -113,8 +120,10 @@ def read_clip(path: Path, megapixels: float) -> Clip:
 
 def open_input(path: Path) -> InputContainer:
     """Raises `UserError` where there is no film that can be read."""
+    if path.exists():
+        check_file(path)
     try:
-        return av.open(str(path), metadata_errors="replace")
+        return av.open(os.path.abspath(path), metadata_errors="replace")  # a colon in a name is no protocol's
     except FFmpegError as error:
         raise UserError(f"{str(path)!r} is not a video that can be read: {error.strerror}") from None
 
@@ -192,7 +201,7 @@ class Frames:
 
     def complaint(self) -> str:
         """What was wrong with the file, or nothing."""
-        found = [f"{self.damaged} packets could not be read"] if self.damaged else []
+        found = [f"{self.damaged} packet{'s' * (self.damaged > 1)} could not be read"] if self.damaged else []
         if self.missing > CUT_OFF:
             found.append(f"{self.missing:.1f} s are missing at its end")
         return " and ".join(found)

@@ -8,6 +8,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 # FFmpeg's numbers are ITU-T H.273's: here, of the matrices that swscale knows, → swscale's own
 MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+KNOWN = {0, 2, *MATRICES}  # with RGB's and what is unsaid
 BT709, BT601 = 1, 6
 WIDE, HIGH = 1280, 576  # px: from there, and beyond, players (mpv) take a file that names no matrix for BT.709
 # without which greens and purples are off by a level on average, and chroma by half a pixel

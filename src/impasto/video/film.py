@@ -65,12 +65,12 @@ def stylize_film(
     with parts.alone():
         done = parts.resume(_record(clip, encoding, key))
         if done:
-            log.info("%d frames were there already", sum(len(parts.read(index).times) for index in range(done)))
+            log.info("%d frames were there already", sum(len(parts.times(index)) for index in range(done)))
         with progress_bar(clip.path.name, "frames", quiet) as progress:
             bar = progress.add_task("", total=clip.frames or None)
             try:
                 number, last = _paint_parts(clip, encoding, parts, done, paint, memories, lambda: progress.advance(bar))
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 log.warning("stopped: the same command goes on from the last part that is whole, of %d frames", PART)
                 raise
         join(parts, -(-number // PART), last, clip, encoding, target, keep_metadata)
@@ -114,7 +114,8 @@ def _paint_parts(
     if number % PART and number > done * PART:
         finish(number // PART, {})
     if complaint := frames.complaint():
-        log.warning("%s is damaged: %s; what could be read is stylized", clip.path, complaint)
+        of_all = f" of some {clip.frames}" if clip.frames > number else ""
+        log.warning("%s is damaged: %s; %d frames%s are stylized", clip.path, complaint, number, of_all)
     elif clip.end is not None and clip.end > before:  # what MP4 says of a frame can be another's, of which it depends
         last = clip.end - before
     return number, last

@@ -37,7 +37,7 @@ def join(
     parts: Parts, count: int, last: int, clip: Clip, encoding: Encoding, target: Path, keep_metadata: bool
 ) -> None:
     """Write the film, whole or not at all; `last` is the duration of its last frame. Raises `UserError`."""
-    times = np.concatenate([parts.read(index).times for index in range(count)])
+    times = np.concatenate([parts.times(index) for index in range(count)])
     with whole_file(target) as temporary, open_input(clip.path) as source:
         output, pictures, sounds = _open(temporary, source, encoding, target.suffix.lower(), keep_metadata)
         with output:
@@ -66,6 +66,10 @@ def _open(
     if encoding.codec == "libx265" and encoding.container in ("mp4", "mov"):
         pictures.codec_context.codec_tag = "hvc1"  # the name under which Apple's players know it
     pictures.time_base = encoding.time_base
+    filmed = source.streams.best("video")
+    for name in ("title", "language") if keep_metadata else ("language",):
+        if filmed is not None and (said := filmed.metadata.get(name)):
+            pictures.metadata[name] = said
     sounds: dict[int, AudioStream] = {}
     for stream in source.streams.audio:
         if stream.codec_context is None:  # FFmpeg does not know it, as an iPhone's spatial audio; `Clip` tells
@@ -84,7 +88,7 @@ def _open(
     if keep_metadata:
         kept = {name: value for name, value in source.metadata.items() if name.lower() not in CONTAINER_TAGS}
         output.metadata.update(kept)
-        output.set_chapters(source.chapters())
+    output.set_chapters(source.chapters())
     try:
         output.start_encoding()
     except FFmpegError as error:

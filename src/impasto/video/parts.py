@@ -4,7 +4,10 @@ A part is not a film but a list of packets with the times of their frames: so no
 and a joint is just one packet after another. Each part begins with a frame that needs none before it.
 """
 
+import hashlib
 import json
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,11 +16,13 @@ from typing import Any
 
 import numpy as np
 from av.packet import Packet
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
-from impasto.files import whole_file, write_text
+from impasto.files import NAME_BYTES, whole_file, write_text
 from impasto.lock import LOCK, held
+
+log = logging.getLogger("impasto")
 
 RECORD = "record.json"
 
@@ -52,13 +57,18 @@ class Parts:
     """The hidden folder beside a film that is being made: `.film.mp4.parts`."""
 
     def __init__(self, target: Path) -> None:
-        self.folder = target.with_name(f".{target.name}.parts")
+        name = target.name
+        if len(os.fsencode(f".{name}.parts")) > NAME_BYTES:
+            name = hashlib.sha256(os.fsencode(name)).hexdigest()
+        self.folder = target.with_name(f".{name}.parts")
 
     def resume(self, record: dict[str, Any]) -> int:
         """How many parts an earlier run with the same record left; those of another are removed."""
         text = json.dumps(record, sort_keys=True, indent=2)
         there = self.folder / RECORD
         if not there.is_file() or there.read_text(encoding="utf-8", errors="replace") != text:
+            if self._path(0).is_file():
+                log.warning("parts that another command, or another film, left are removed")
             self.remove()
             write_text(there, text)
         count = 0
@@ -83,6 +93,12 @@ class Parts:
     def read(self, index: int) -> Part:
         """A part that is there."""
         return Part(**load_file(self._path(index)))
+
+    def times(self, index: int) -> np.ndarray:
+        """When the frames of a part that is there are shown."""
+        with safe_open(self._path(index), "numpy") as file:
+            times: np.ndarray = file.get_tensor("times")
+        return times
 
     def memory(self, index: int) -> dict[str, np.ndarray]:
         """What the networks remembered after the last part."""
