@@ -252,11 +252,13 @@ def test_the_folder_learned_from_is_judged_by_its_held_out_photos(tmp_path, smal
     assert "judged by the 2 photos that were held out" in caplog.text
 
     noise_image(32, 32, 98).save(photos / "mine_sheet.jpg")  # of an evaluation before
+    (photos / "mine.json").write_text(json.dumps({"network": {}, "scores": {}}))
     options.output = str(photos)
     with pytest.raises(UserError, match="scored"):
         evaluate(CONFIGS, options)
     assert scored["content"] == data.validation
     (photos / "mine_sheet.jpg").unlink()
+    (photos / "mine.json").unlink()
 
     noise_image(32, 32, 97).save(photos / "added.png")
     with pytest.raises(UserError, match="scored"):
@@ -508,13 +510,16 @@ def test_sizes_that_only_the_objective_takes_are_scored_all_the_same(tmp_path, q
 
 
 def test_a_card_does_not_replace_what_is_none(tmp_path):
-    from impasto.evaluation.card import check_free
+    from impasto.evaluation.card import check_free, is_sheet
 
     stem = tmp_path / "my model"
     check_free(stem)
     (tmp_path / "my model.json").write_text(json.dumps({"network": {}, "scores": {}}))
     (tmp_path / "my model.md").write_text("# A card")
+    (tmp_path / "my model_sheet.jpg").write_text("its sheet")
     check_free(stem)
+    assert is_sheet(tmp_path / "my model_sheet.jpg")
+    assert not is_sheet(tmp_path / "another_sheet.jpg")
     for content in ('{"my": "configuration"}', "[1]", "{", None):
         if content is None:
             (tmp_path / "my model.json").unlink()
@@ -522,6 +527,10 @@ def test_a_card_does_not_replace_what_is_none(tmp_path):
             (tmp_path / "my model.json").write_text(content)
         with pytest.raises(UserError, match=r"my model\.(json|md)' is there, and is no card of an evaluation: output="):
             check_free(stem)
+    (tmp_path / "my model.md").unlink()
+    with pytest.raises(UserError, match="my model_sheet.jpg' is there, and is no card"):
+        check_free(stem)
+    assert not is_sheet(tmp_path / "my model_sheet.jpg")
 
 
 def test_a_measure_is_the_median_and_has_its_worst():

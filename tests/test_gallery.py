@@ -1,6 +1,5 @@
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -155,7 +154,7 @@ def test_each_of_several_ranks_would_train_the_gallery(monkeypatch, starter, var
 def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_net, caplog):
     scored, worth = [], 30
     findings = [{"name": "border", "passed": False}, {"name": "holes", "passed": True}]
-    monkeypatch.setattr("impasto.assets.STYLES", tmp_path / "styles")
+    monkeypatch.setattr(train_gallery, "STYLES", tmp_path / "styles")
 
     def score(configs, options):
         assert not target.exists(), "it ships before it has been scored"
@@ -173,8 +172,14 @@ def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_ne
     whole = run.network.stat().st_size
     target = tmp_path / "styles" / "mine.safetensors"
     target.parent.mkdir()
-    assert train_gallery._ship(ROOT, run, "vgg.pth")
-    assert caplog.messages[0] == "mine ships with artefacts beyond their limits: border"
+    assert not train_gallery._ship(ROOT, run, "vgg.pth", anyway=False)
+    assert caplog.messages == [
+        f"mine does not ship: artefacts beyond their limits (border): it is in '{run.folder / 'half'}', "
+        "and anyway=true ships it"
+    ]
+    assert not target.exists()
+    assert train_gallery._ship(ROOT, run, "vgg.pth", anyway=True)
+    assert caplog.messages[1] == "mine ships: artefacts beyond their limits (border)"
     assert scored == [(str(run.folder / "half" / "mine.safetensors"), "vgg.pth")]
     assert target.stat().st_size < 0.7 * whole
     assert json.loads((tmp_path / "styles" / "mine.json").read_text())["scores"]["artefacts"] == findings
@@ -182,27 +187,32 @@ def test_what_ships_is_half_precision_and_scored(tmp_path, monkeypatch, small_ne
     assert metadata["style"] == {"name": "mine"}
     for name, weight in net.state_dict().items():
         assert (weight - load_network(run.network)[0].state_dict()[name]).abs().max() < 1e-3
-    target.unlink()
-    assert train_gallery._ship(ROOT, run, "vgg.pth")
-    assert caplog.messages[0] == "mine ships with artefacts beyond their limits: border"
     assert len(scored) == 1, "scored again"
-    assert target.is_file()
-    os.utime(run.network, (time.time() + 9,) * 2)
-    target.unlink()
-    worth = 20
+    os.utime(run.folder / "half" / "mine_sheet.jpg", (0, 0))
+    before, worth, findings[0]["passed"] = target.read_bytes(), 20, True
+    target.unlink()  # as `score` asks for
     caplog.clear()
-    assert train_gallery._ship(ROOT, run, "vgg.pth")
-    assert caplog.messages[0] == "mine ships with artefacts beyond their limits: border"
-    assert caplog.messages[1] == (
-        "mine ships worth less than the one before: 256 px from noise 20 iterations, before 30"
-    )
+    assert not train_gallery._ship(ROOT, run, "vgg.pth", anyway=False)
+    less = "worth less than the one before (256 px from noise 20 iterations, before 30)"
+    assert caplog.messages[0].startswith(f"mine does not ship: {less}: it is in ")
+    assert train_gallery._ship(ROOT, run, "vgg.pth", anyway=True)
+    assert caplog.messages[1] == f"mine ships: {less}"
+    assert target.read_bytes() == before
     assert len(scored) == 2
     (other,) = planned(GalleryOptions(styles="other", output=str(tmp_path / "runs")))
     save_network(other.network, small_net, {})
     target = target.with_name("other.safetensors")
-    assert not train_gallery._ship(ROOT, other, None)
+    assert not train_gallery._ship(ROOT, other, None, anyway=False)
     assert caplog.messages[-1] == "other does not ship: its weights are not finite"
     assert not target.exists()
+
+
+def test_a_package_that_cannot_be_written_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_gallery, "STYLES", tmp_path / "photo.jpg" / "styles")
+    noise_image(9, 9).save(tmp_path / "photo.jpg")
+    for words, line in ((["ship=true"], "cannot write .*styles"), (["anyway=true"], "anyway=true is of ship=true")):
+        with pytest.raises(UserError, match=line):
+            train_gallery.train_gallery(ROOT, ["styles=poppies", f"output={tmp_path}", *words])
 
 
 def test_a_sheet_of_no_photos_is_told_before_training(tmp_path):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -10,7 +12,9 @@ from impasto.models.transformer_net import TransformerNet
 from .conftest import grown
 
 
-def test_training_starts_from_a_style_that_ships_or_another(network_file, small_net):
+def test_training_starts_from_a_style_that_ships_or_another(network_file, small_net, caplog):
+    caplog.set_level("INFO", "impasto")
+
     def started(init, net, painting_name="poppies"):
         return initialise(init, net, provenance(painting(painting_name))["sha256"])
 
@@ -20,8 +24,10 @@ def test_training_starts_from_a_style_that_ships_or_another(network_file, small_
     assert torch.equal(net.state_dict()["encoder.0.conv.weight"], before)
     assert started("auto", net)["style"] == "night_cafe"
     assert not torch.equal(net.state_dict()["encoder.0.conv.weight"], before)
+    assert re.search(r"^Starts from \S*night_cafe.safetensors, after \d+ images$", caplog.messages[-1])
     assert started("auto", net, "night_cafe")["style"] == "great_wave"  # never from the painting itself
     assert started("auto", ours) == {"weights": "random"}  # none ships for this one
+    assert caplog.messages[-1].startswith("Starts from random weights: no style that ships is a network of {'width': 4")
     record = started(str(network_file), ours)
     assert record["style"] == "test"
     assert record["images"] == 0

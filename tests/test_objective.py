@@ -173,3 +173,13 @@ def test_an_objective_of_one_photo_is_the_same_and_sees_it_once(monkeypatch):
     expected, judge = whole(stylized, content), whole.of(content)
     monkeypatch.setattr(whole.loss, "targets", pytest.fail)
     assert judge(stylized) == expected
+
+
+@pytest.mark.parametrize(("preprocessing", "told"), [("torchvision", 1), ("caffe", 0)])
+def test_the_papers_weights_are_for_the_papers_features(caplog, monkeypatch, objective, preprocessing, told):
+    """Those of a network that sees 0…255 are larger, the fourth power of which the style's term goes by."""
+    network = objective.loss.vgg
+    monkeypatch.setattr(network, "preprocessing", preprocessing)
+    build_objective(read_painting(painting("poppies"), 64), loss_config("gatys"), network, 1.0)
+    build_objective(read_painting(painting("poppies"), 64), loss_config("default"), network, 1.0)
+    assert "\n".join(caplog.messages).count("the papers' weights are for the features of vgg=oxford") == told

@@ -50,6 +50,7 @@ def test_it_paints_and_leaves_the_trace(forked, tmp_path):
     [
         (["style=poppies"], "content=… is missing: say content=photo.jpg"),
         (["content=a.png"], "style.image=… is missing"),
+        (["content=a.png", "style=poppies", "size=64", "size=32"], "size= is said twice: say it once"),
         (["content=none.png", "style=poppies"], "there is no image 'none.png'"),
         (["content=a.png", "style=popies"], "did you mean 'poppies'"),
         (["content=a.png", "style=poppies", "output=a.png"], "output='a.png' is the input: it would be written over"),
@@ -84,7 +85,7 @@ def test_mistakes_are_one_line(words, line, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "raised"), [(None, UserError), (KeyboardInterrupt(), KeyboardInterrupt), (SystemExit(143), SystemExit)]
 )
-def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, raised):
+def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, caplog, fault, raised):
     """An objective that is never finite, and Ctrl-C before the first iteration."""
 
     def no_iterations(*_):
@@ -101,17 +102,36 @@ def test_nothing_to_keep_is_said_or_passed_on(tmp_path, monkeypatch, fault, rais
         with pytest.raises(raised):
             optimize.main(ROOT / "configs")
     assert not (tmp_path / "run" / "picture.png").exists()
+    assert not caplog.messages
+
+
+def test_a_scale_that_comes_to_nothing_leaves_the_one_before(tmp_path, monkeypatch, caplog):
+    def first_alone(objective, content, *_):
+        if content.shape[-1] < 90:
+            yield Iteration(1, {"total": 1.0, "content": 1.0, "style": 0.0, "tv": 0.0}, content)
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (90, 60), "grey").save("a.png")
+    monkeypatch.setattr("impasto.optimization.optimize", first_alone)
+    words = ["content=a.png", "style=poppies", "size=90", "stroke=48", "scales=2", "iterations=1", "hydra.run.dir=run"]
+    monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command([*words, "loss.relative=false"]))
+    optimize.main(ROOT / "configs")
+    assert "90 px: the objective was not finite after 0 iterations: kept the best before" in caplog.messages
+    assert read_image(tmp_path / "run" / "picture.png").size == (64, 43)
 
 
 def test_a_folder_with_a_run_stays_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     noise_image(48, 40).save("a.png")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("of hours")
     words = ["content=a.png", "style=poppies", "size=48", "stroke=48", "hydra.run.dir=run"]
     monkeypatch.setattr(optimize.cli, "run", lambda command, usage: command(words))
-    with pytest.raises(UserError, match="'run' holds a run: name another folder with hydra.run.dir=DIR"):
-        optimize.main(ROOT / "configs")
+    for name in ("picture.png", "trace.csv", "config.yaml"):
+        (tmp_path / "run" / name).write_text("of hours")
+        with pytest.raises(UserError, match=f"run/{name}' is there, and would be written over: name another hydra.run"):
+            optimize.main(ROOT / "configs")
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / "config.yaml").write_text("of hours")
     words += ["hydra.job.chdir=true"]
     with pytest.raises(UserError, match="hydra.job.chdir=true has no say: of Hydra's own words there is hydra.run.dir"):
         optimize.main(ROOT / "configs")

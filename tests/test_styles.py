@@ -35,6 +35,8 @@ def test_a_name_is_a_shipped_style_or_the_newest_run(tmp_path, monkeypatch, smal
     for named in ("runs/mine/2026-01-01", Path("runs/mine/2026-01-01")):
         assert find_checkpoint(named).name == "mine.safetensors"
     assert find_checkpoints("mine,all,night") == [find_checkpoint("mine"), find_checkpoint("night")]
+    with pytest.raises(UserError, match="ckpt=all, has a comma with no style beside it"):
+        find_checkpoints("all,")
     assert find_checkpoints("runs/mine/2026-01-01/") == [find_checkpoint("runs/mine/2026-01-01")]
     with pytest.raises(UserError, match="no checkpoint 'some/file.safetensors'"):
         find_checkpoint("some/file.safetensors")

@@ -419,10 +419,13 @@ def test_a_previews_mistakes_are_told_before_it_is_begun(tmp_path, monkeypatch):
 
     monkeypatch.setattr(preview, "build_objectives", None)
     (tmp_path / "file").write_text("no folder")
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "preview_sheet.jpg").write_text("of another strength")
     for config, place, line in (
         ({"strength": 1.0, "stroke": 40, "precision": "16-true"}, "run", "trainer.precision=16-true is none of auto"),
         ({"strength": 1.0, "stroke": 5}, "run", "stroke=5 should be in 16…4096 px"),
         ({"strength": -2.0, "stroke": 40}, "run", "strength=-2.0 should be above 0"),
+        ({"strength": 1.0, "stroke": 40}, "before", "before/preview_sheet.jpg' is there, and would be written over"),
         ({"strength": 1.0, "stroke": 40}, "file", "cannot write '.*file/preview_sheet.jpg': Not a directory"),
     ):
         with pytest.raises(UserError, match=line):

@@ -1,6 +1,7 @@
 """The weights that training starts from."""
 
 import hashlib
+import logging
 from typing import Any
 
 from impasto.assets import STYLES
@@ -8,6 +9,8 @@ from impasto.checkpoint import images_in_all, learned_in_all, load_network
 from impasto.errors import UserError
 from impasto.models.transformer_net import TransformerNet
 from impasto.styles import find_checkpoint
+
+log = logging.getLogger("impasto")
 
 FIRST_STYLES = ("night_cafe", "great_wave")  # shipped, in the order in which init=auto takes them
 
@@ -30,6 +33,7 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
                 if _layers(source) == _layers(net) and metadata["style"].get("sha256") != painting:
                     break
         else:
+            log.info("Starts from random weights: no style that ships is a network of %s", _layers(net))
             return {"weights": "random"}
     else:
         path = find_checkpoint(init)
@@ -40,6 +44,7 @@ def initialise(init: str, net: TransformerNet, painting: str) -> dict[str, Any]:
     net.load_state_dict({name: there.get(name, tensor) for name, tensor in net.state_dict().items()})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     style = metadata.get("style", {}).get("name")
+    log.info("Starts from %s, after %d images", path, images_in_all(metadata))
     return {
         "weights": path.name,
         "sha256": digest,

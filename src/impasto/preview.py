@@ -37,6 +37,8 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
         device = choose_device(first_device(config["trainer"]))
     path = run_dir / "preview_sheet.jpg"
     check_writable(path)
+    if path.exists():
+        raise UserError(f"{str(path)!r} is there, and would be written over: name another hydra.run.dir=DIR")
     check_strength(config["strength"])
     check_stroke(config["stroke"])
     bfloat16 = str(choose_precision(config["trainer"])).startswith("bf16")

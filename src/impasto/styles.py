@@ -20,6 +20,8 @@ def find_checkpoints(ckpt: str) -> list[Path]:
         return [find_checkpoint(ckpt)]
     found = list[Path]()
     for name in ckpt.split(","):
+        if not name:
+            raise UserError(f"ckpt={ckpt} has a comma with no style beside it")
         found += _all_shipped() if name == "all" else [find_checkpoint(os.path.expanduser(name))]
     return list(dict.fromkeys(found))
 

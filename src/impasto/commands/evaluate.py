@@ -96,8 +96,7 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     folder = beside if options.output is None else Path(options.output)
     check_place(folder / f"{path.stem}.json")
     check_free(folder / path.stem)
-    own = (folder / f"{path.stem}_sheet.jpg").resolve()  # of a run before, no photo
-    content = _content(options, metadata, own)
+    content = _content(options, metadata)
     objective_options, recorded = _objective(config_dir, metadata)
     painted_as = _painting(options, metadata)
     painting = read_painting(painted_as, objective_options["stroke"])
@@ -188,20 +187,21 @@ def _painting(options: EvaluateOptions, metadata: dict[str, Any]) -> Path:
     raise UserError("the network's painting is none of those that ship: painting=FILE, as it was for training")
 
 
-def _content(options: EvaluateOptions, metadata: dict[str, Any], own: Path) -> list[Path]:
+def _content(options: EvaluateOptions, metadata: dict[str, Any]) -> list[Path]:
     """The photos given, or those that ship, the large ones first; without those that it is known to have learned from.
 
-    `own`, the sheet, is no photo. Raises `UserError` where these are all.
+    Sheets of evaluations are no photos. Raises `UserError` where these are all.
     """
     from PIL import Image
 
     from impasto.assets import PHOTOS
     from impasto.checkpoint import learned_in_all
     from impasto.data.scan import fingerprint, short_key
+    from impasto.evaluation.card import is_sheet
     from impasto.image import find_images
 
     root = PHOTOS if options.content is None else Path(options.content)
-    photos = [photo for photo in find_images(root) if photo.resolve() != own]
+    photos = [photo for photo in find_images(root) if not is_sheet(photo)]
     folder, unseen = fingerprint(photos, root, times=False)[:16], photos
     keys = {photo: short_key(photo, root) for photo in photos}
     here, sure = {*keys.values()}, True
@@ -231,6 +231,7 @@ def _content(options: EvaluateOptions, metadata: dict[str, Any], own: Path) -> l
 
 def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:
     """Settings and scores, side by side with other networks' in TensorBoard's HPARAMS; in place of earlier ones."""
+    from impasto.checkpoint import images_in_all
     from impasto.events import Events
     from impasto.styles import style_name
 
@@ -239,7 +240,7 @@ def _to_tensorboard(folder: Path, card: dict[str, Any]) -> None:
         "style": style_name(metadata, "unknown"),
         "strength": card["objective"]["strength"],
         "stroke": card["objective"]["stroke"],
-        "images": metadata.get("images_seen", 0),
+        "images in all": images_in_all(metadata),
         "parameters": card["parameters"],
     }
     values = {f"worth/{line['size']}/{line['start']}": line["median"] for line in scores["worth"]}

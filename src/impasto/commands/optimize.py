@@ -30,7 +30,7 @@ Paint one photo by optimising the picture itself: minutes instead of millisecond
   python scripts/optimize.py content=photo.jpg style=great_wave start=noise optimizer=adam iterations=1000
 
   content=PATH              the photo; size= (long side of the picture, px, default 512; on a CPU 1024 take 5 GB, with
-                            optimizer=adam 2.5 GB)
+                            optimizer=adam 2.5 GB, in float32 1 GB more)
   style=NAME                one of the paintings in configs/style, or style.image=PATH
   output=PATH               default: picture.png in the run's folder, which also gets trace.csv (all terms of every
                             iteration), TensorBoard's events (terms, and pictures every= iterations) and config.yaml
@@ -54,6 +54,9 @@ def main(config_dir: Path) -> None:
 
     def command(words: list[str]) -> None:
         check_hydras(words)
+        keys = [word.partition("=")[0].lstrip("+") for word in words]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise UserError(f"{twice}= is said twice: say it once")
         config = compose(config_dir, "optimize", [cli.literal(word, LITERAL) for word in words])
         with StopSignals():
             optimize(plain(config), Path(config.hydra.run.dir))
@@ -82,8 +85,9 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
     check_writable(output)
     check_not_input(output, [Path(config["content"]), Path(config["style"]["image"])])
-    if (run_dir / "config.yaml").exists():
-        raise UserError(f"{str(run_dir)!r} holds a run: name another folder with hydra.run.dir=DIR")
+    results = [run_dir / "trace.csv", *([output] if config["output"] is None else [])]
+    if there := next((path for path in (run_dir / "config.yaml", *results) if path.exists()), None):
+        raise UserError(f"{str(there)!r} is there, and would be written over: name another hydra.run.dir=DIR")
     heed_quota()
     device = choose_device(str(config["device"]))
     photo = read_image(config["content"])
@@ -198,6 +202,8 @@ def _iterations(
         ):
             picture, best, done = step.image, min(best, step.terms["total"]), step.number
             yield side, step
+        if done == 0 and picture is None:  # of which the caller tells
+            return
         if done < config["iterations"]:
-            log.warning("the objective was not finite after %d iterations: kept the best", done)
+            log.warning("%d px: the objective was not finite after %d iterations: kept the best before", side, done)
         log.info("%d px: objective %.4g after %d iterations", side, best, done)

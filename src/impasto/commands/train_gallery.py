@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from impasto import cli
-from impasto.assets import painting
+from impasto.assets import STYLES, painting
 from impasto.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ Train a gallery of styles: one per GPU, or as many at once as a CPU's cores perm
   strengths=1 strokes=320   several with commas between them: a run for each combination
   output=DIR        runs, their logs and the sheet; default: runs/gallery
   ship=true         scores each style, and puts it, in half precision, with its card into the package; what has been
-                    scored is not again: delete the run's half/ for that
+                    scored is not again: delete the run's half/ for that. One that is worth less than the one before
+                    it, or has artefacts, stays in half/, unless anyway=true
   sheet=PATH        a photo or a folder of some: painted by all runs, on output's sheet.jpg
 
 All other words go to train.py, whose --help lists them.
@@ -56,6 +57,7 @@ class GalleryOptions:
     strokes: str = "320"
     output: str = "runs/gallery"
     ship: bool = False
+    anyway: bool = False
     sheet: str | None = None
 
 
@@ -107,6 +109,10 @@ def train_gallery(root: Path, words: list[str]) -> None:
     photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
     sheet = Path(options.output) / "sheet.jpg"
     check_place(sheet)
+    if options.anyway and not options.ship:
+        raise UserError("anyway=true is of ship=true: say it, too")
+    if options.ship:
+        check_place(STYLES / "a.safetensors")
     if options.sheet is not None and sheet.resolve().is_relative_to(Path(options.sheet).resolve()):
         raise UserError(f"sheet={options.sheet}: {str(sheet)!r} would be written over it, or be a photo the next time")
     if photos:
@@ -127,7 +133,7 @@ def train_gallery(root: Path, words: list[str]) -> None:
         log.info("Wrote %s", sheet)
     if options.ship:
         vgg = named.get("vgg.path", "").partition("=")[2]
-        failed += [run.folder for run in trained if not _ship(root, run, cli.at_home(vgg) or None)]
+        failed += [run.folder for run in trained if not _ship(root, run, cli.at_home(vgg) or None, options.anyway)]
     if failed:
         raise UserError(f"failed: {', '.join(map(str, failed))}")
 
@@ -214,12 +220,11 @@ def _rows(
     return list(rows.values())
 
 
-def _ship(root: Path, run: Run, vgg: str | None) -> bool:
+def _ship(root: Path, run: Run, vgg: str | None, anyway: bool) -> bool:
     """Into the package: half precision, the scores taken of what ships, before it does; not again of the same.
 
-    False where it cannot be scored, which is said: other styles are not kept waiting for it.
+    False where it cannot be, or should not for its scores, which is said: other styles are not kept waiting for it.
     """
-    from impasto.assets import STYLES
     from impasto.checkpoint import load_network, save_network
     from impasto.commands.evaluate import EvaluateOptions, evaluate
     from impasto.files import whole_file
@@ -233,20 +238,29 @@ def _ship(root: Path, run: Run, vgg: str | None) -> bool:
         if not sheet.is_file() or sheet.stat().st_mtime < run.network.stat().st_mtime:
             save_network(half, net.half(), kept)
             evaluate(root / "configs", EvaluateOptions(ckpt=str(half), output=str(half.parent), vgg=vgg))
+        short = _shortfalls(json.loads(card.read_text())["scores"], STYLES / card.name)
+        if short and not anyway:
+            raise UserError(f"{'; '.join(short)}: it is in {str(half.parent)!r}, and anyway=true ships it")
+        for path in (half, card, card.with_suffix(".md"), sheet):
+            with whole_file(STYLES / path.name) as temporary:  # every training and painting may start from it
+                shutil.copyfile(path, temporary)
     except UserError as error:
         log.warning("%s does not ship: %s", run.style, error)
         return False
-    scores = json.loads(card.read_text())["scores"]
-    if beyond := [finding["name"] for finding in scores["artefacts"] if not finding["passed"]]:
-        log.warning("%s ships with artefacts beyond their limits: %s", run.style, ", ".join(beyond))
-    shipped = STYLES / card.name
-    if shipped.is_file() and (less := _worth_less(scores, json.loads(shipped.read_text())["scores"])):
-        log.warning("%s ships worth less than the one before: %s", run.style, "; ".join(less))
-    for path in (half, card, card.with_suffix(".md"), sheet):
-        with whole_file(STYLES / path.name) as temporary:  # every training and painting may start from it
-            shutil.copyfile(path, temporary)
+    for line in short:
+        log.warning("%s ships: %s", run.style, line)
     log.info("Wrote %s", STYLES / half.name)
     return True
+
+
+def _shortfalls(scores: dict[str, Any], shipped: Path) -> list[str]:
+    """What speaks against shipping a network: its artefacts, and what it is worth less than one with a card."""
+    beyond = [finding["name"] for finding in scores["artefacts"] if not finding["passed"]]
+    less = _worth_less(scores, json.loads(shipped.read_text())["scores"]) if shipped.is_file() else []
+    return [
+        *([f"artefacts beyond their limits ({', '.join(beyond)})"] if beyond else []),
+        *([f"worth less than the one before ({'; '.join(less)})"] if less else []),
+    ]
 
 
 def _worth_less(scores: dict[str, Any], before: dict[str, Any]) -> list[str]:

@@ -14,6 +14,8 @@ from impasto.evaluation.contest import sentence
 from impasto.files import write_text
 from impasto.image import save_image
 
+SHEET = "_sheet.jpg"
+
 
 def check_card(metadata: Mapping[str, Any]) -> None:
     """Raises `UserError`, before the scores' minutes, where a network's record cannot be written as JSON."""
@@ -25,23 +27,37 @@ def check_card(metadata: Mapping[str, Any]) -> None:
 
 def check_free(stem: Path) -> None:
     """Raise `UserError` where a card would replace somebody's file of its name, such as a network's configuration."""
-    file, page = (stem.with_name(stem.name + suffix) for suffix in (".json", ".md"))
-    try:
-        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (OSError, ValueError):
-        before = None
-    for path in (file, page):
-        if path.exists() and not (isinstance(before, dict) and before.keys() >= {"network", "scores"}):
+    paths = _paths(stem)
+    for path in paths:
+        if path.exists() and not _is_card(paths[0]):
             raise UserError(f"{str(path)!r} is there, and is no card of an evaluation: output=DIR says where else")
 
 
 def write_card(stem: Path, card: dict[str, Any], sheet: Image.Image) -> list[Path]:
     """Write `<stem>.json`, `<stem>.md` and `<stem>_sheet.jpg`, each whole or not at all. Raises `UserError`."""
-    paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md", "_sheet.jpg")]
+    paths = _paths(stem)
     write_text(paths[0], json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(paths[1], markdown(card, paths[2].name))
     save_image(sheet, paths[2])
     return paths
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a picture is the sheet of a card beside it."""
+    stem = path.with_name(path.name.removesuffix(SHEET))
+    return path.name.endswith(SHEET) and _is_card(_paths(stem)[0])
+
+
+def _paths(stem: Path) -> list[Path]:
+    return [stem.with_name(stem.name + suffix) for suffix in (".json", ".md", SHEET)]
+
+
+def _is_card(file: Path) -> bool:
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(card, dict) and card.keys() >= {"network", "scores"}
 
 
 def _measured_by(card: dict[str, Any]) -> str:

@@ -75,8 +75,11 @@ def build_objective(
     style_layers, content_layers = loss["style_layers"] or {}, loss["content_layers"] or {}
     _check_memory(painting)
     weights = LossWeights(**loss["weights"])
+    network = vgg if isinstance(vgg, VGG19Features) else VGG19Features([*style_layers, *content_layers], **vgg)
+    if not loss["relative"] and network.preprocessing == "torchvision":
+        log.warning("the papers' weights are for the features of vgg=oxford, which are larger: weigh anew, or take it")
     perceptual = PerceptualLoss(
-        vgg if isinstance(vgg, VGG19Features) else VGG19Features([*style_layers, *content_layers], **vgg),
+        network,
         to_tensor(painting),
         style_layers,
         content_layers,

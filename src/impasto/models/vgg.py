@@ -64,7 +64,7 @@ class VGG19Features(nn.Module):
         if preprocessing not in (None, *PREPROCESSING):
             raise UserError(f"vgg.preprocessing is {' or '.join(PREPROCESSING)}, not {preprocessing!r}")
         weights, own = _load(source, path)
-        preprocessing = preprocessing or own
+        self.preprocessing = preprocessing = preprocessing or own
         if source != "file" and preprocessing != own:
             raise UserError(f"vgg.preprocessing={preprocessing} is not that of vgg={source}, which has its own, {own}")
         self.pool = F.max_pool2d if pooling == "max" else F.avg_pool2d
