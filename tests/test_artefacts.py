@@ -60,6 +60,46 @@ def dark_edged(image):
     return F.avg_pool2d(image, 31, stride=1, padding=15)
 
 
+def framed(image):
+    """A black line around the picture, one pixel wide, and strokes inside."""
+    stylized = torch.zeros_like(image)
+    stylized[..., 1:-1, 1:-1] = with_strokes(image)[..., 1:-1, 1:-1]
+    return stylized
+
+
+def underlined(image):
+    """A line along the bottom alone, lighter than what it is under."""
+    stylized = sound(image).clone()
+    stylized[..., -1, :] += 0.3
+    return stylized
+
+
+def woven_in(image, weave=(1.0, 1.0, 1.0)):
+    """A weave of every second pixel, in the photo alone."""
+    stylized = sound(image).clone()
+    if image.std() > 0.01:
+        stylized[..., ::2] += 0.15 * torch.tensor(weave).view(3, 1, 1)
+        stylized[..., 1::2] -= 0.15 * torch.tensor(weave).view(3, 1, 1)
+    return stylized
+
+
+def woven_of_colours(image):
+    """Red against green of the same brightness."""
+    return woven_in(image, (1.0, -0.299 / 0.587, 0.0))
+
+
+def woven_in_places(image):
+    """In a fiftieth of the picture."""
+    stylized = sound(image).clone()
+    stylized[..., 130:175, 100:145] = woven_in(image)[..., 130:175, 100:145]
+    return stylized
+
+
+def woven_and_back(image):
+    """Bright where it is dark in the picture's other half."""
+    return torch.cat([woven_in(image[..., :160, :]), woven_in(image[..., 160:, :].flip(3)).flip(3)], dim=2)
+
+
 def dotted_edge(image):
     """A row of dots along the bottom."""
     stylized = sound(image).clone()
@@ -171,7 +211,12 @@ BROKEN = [
     ("checkerboard", gridded),
     ("checkerboard", gridded_where_black),
     ("checkerboard", gridded_where_white),
+    ("checkerboard", woven_of_colours),
+    ("checkerboard", woven_in_places),
+    ("checkerboard", woven_and_back),
     ("border", dark_edged),
+    ("border", framed),
+    ("border", underlined),
     ("border", dotted_edge),
     ("border", dotted_right),
     ("border", dotted_top),

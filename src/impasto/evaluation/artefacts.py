@@ -16,15 +16,17 @@ from impasto.losses.functional import grid_pattern
 Network = Callable[[Tensor], Tensor]
 Image = Float[Tensor, "1 3 height width"]
 
-CHECKERBOARD = 3.0  # times the amplitude of the painting or the photo, whichever has more
+CHECKERBOARD = 2.0  # times the amplitude of the painting or the photo, whichever has more
 UNSEEN = 0.5  # 8-bit levels: a pattern that no eye sees
 BORDER = 3.0  # times the change that another crop makes inside the picture
+LINE = 2.0  # times that for the outermost pixels: strokes go along an edge
 BLOBS = 0.25  # of the range [0, 1]
 STROKES = 3.0  # times the change of the strongest quarter: as far as strokes stand out, in paintings, too
 HOLES = 0.5  # share of pixels
 BARE = 0.5  # of the contrast in the painting's quietest quarter
 SHIFT = 0.95  # of the change that shifting the result would make
 BAND = 16  # px, left out at the edges
+TILE = 64  # px, side of the squares in which a grid is looked for
 MARGIN = 64  # px, by which the larger crop is larger
 BLOCK = 16  # px, of the means in which blobs and borders show
 FLAT = 256  # px, side of the flat pictures; a photo to be judged by has as many
@@ -61,30 +63,35 @@ def artefacts(network: Network, photo: Image, painting: Image) -> list[Finding]:
 def checkerboard(network: Network, photo: Image, painting: Image) -> Finding:
     """Spectral energy at the frequencies (i/4, j/4) of the upsampling, all phases alike, as an amplitude.
 
-    The worst of the photo's and of pictures of one colour, where instance norm makes much of little. A painting's
-    canvas and a photo's compression have some, too: theirs is the measure.
+    In any colour; all over, and in the square that has most of it; of the photo, and of pictures of one colour, where
+    instance norm makes much of little. A painting's canvas and a photo's compression have some, too: theirs is the
+    measure.
     """
-    own = max(UNSEEN, _amplitude(photo), _amplitude(painting))
+    own = torch.stack([_amplitudes(photo), _amplitudes(painting)]).amax(0).clamp(min=UNSEEN)
     plain = (torch.full((1, 3, FLAT, FLAT), value) for value in (0.0, 0.5, 1.0))
-    amplitudes = torch.tensor([_amplitude(network(each)) for each in (photo, *plain)])
-    value = float(amplitudes.max()) / own
+    found = torch.stack([_amplitudes(network(each)) for each in (photo, *plain)]).amax(0)
+    value = float((found / own).max())
     return Finding("checkerboard", value, CHECKERBOARD, "amplitude of a 4 px grid, times the painting's or the photo's")
 
 
 def border(network: Network, photo: Image) -> Finding:
     """Change of the worst edge, against the change inside, when the same area is a part of a larger crop.
 
-    Measured on means over `BLOCK` px, as strokes lie elsewhere in another crop; dots, rows and dark edges do not.
+    Measured on means over `BLOCK` px, as strokes lie elsewhere in another crop; dots, rows and dark edges do not. A
+    line shows in the outermost pixels alone, whose means are along the edge.
     """
     height, width = (side // BLOCK * BLOCK for side in photo.shape[-2:])  # blocks reach all four edges
     photo = photo[..., :height, :width]
     alone = network(photo[..., MARGIN:-MARGIN, MARGIN:-MARGIN])
     part = network(photo)[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-    change = F.avg_pool2d(alone - part, BLOCK).abs().mean((0, 1))
-    rows, columns = (slice(count // 4, count - count // 4) for count in change.shape)
-    middle = change[rows, columns].mean()
-    worst = torch.stack([edge.mean() for edge in (change[0], change[-1], change[:, 0], change[:, -1])]).max()
-    value = float(worst / middle.clamp(min=0.02))
+    ratios = []
+    for difference in (alone - part, (alone - part).transpose(2, 3)):  # above and below, left and right
+        for depth, allowed in ((BLOCK, 1.0), (1, LINE)):
+            change = F.avg_pool2d(difference, (depth, BLOCK)).abs().mean((0, 1))
+            rows, columns = (slice(count // 4, count - count // 4) for count in change.shape)
+            middle = change[rows, columns].mean().clamp(min=0.02)
+            ratios += [edge.mean() / middle / allowed for edge in (change[0], change[-1])]
+    value = float(torch.stack(ratios).max())
     return Finding("border", value, BORDER, "change of the worst edge in another crop, times the middle's")
 
 
@@ -162,9 +169,13 @@ def _contrast(image: Image) -> Tensor:
     return variance.clamp(min=0).sqrt().flatten()
 
 
-def _amplitude(image: Image) -> float:
-    """Of the 4 px grid in the luminance, in 8-bit levels."""
-    return 255 * float(grid_pattern(luminance(image)).sqrt())
+def _amplitudes(image: Image) -> Float[Tensor, "2"]:
+    """Of the 4 px grid, all over and in the square that has most of it, in 8-bit levels."""
+    side = min(TILE, *image.shape[-2:])
+    tops, lefts = ([*range(0, length - side, side), length - side] for length in image.shape[-2:])
+    squares = [image[..., top : top + side, left : left + side] for top in tops for left in lefts]
+    worst = torch.stack([grid_pattern(square) for square in squares]).max()
+    return 255 * torch.stack([grid_pattern(image), worst]).sqrt()
 
 
 def _flat_contents(photo: Image) -> Iterator[tuple[Image, slice]]:
