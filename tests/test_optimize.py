@@ -118,6 +118,11 @@ def test_a_scale_that_comes_to_nothing_leaves_the_one_before(tmp_path, monkeypat
     optimize.main(ROOT / "configs")
     assert "90 px: the objective was not finite after 0 iterations: kept the best before" in caplog.messages
     assert read_image(tmp_path / "run" / "picture.png").size == (64, 43)
+    assert "enlarged" not in caplog.text
+    Image.new("RGB", (45, 30), "grey").save("a.png")
+    words[-1] = "hydra.run.dir=another"
+    optimize.main(ROOT / "configs")
+    assert "the photo has 45×30 px: enlarged 2.0 times, it is blurred" in caplog.messages
 
 
 def test_a_folder_with_a_run_stays_as_it_is(tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     from impasto.files import whole_file, write_text
     from impasto.hardware import choose_device, heed_quota, takes_bfloat16
     from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
-    from impasto.losses.objective import SMALLEST, build_objectives, read_painting
+    from impasto.losses.objective import BLURRED_FROM, SMALLEST, build_objectives, read_painting
     from impasto.optimization import check_optimizer, coarse_to_fine, memory_shortage
     from impasto.progress import passing
 
@@ -91,6 +91,8 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     heed_quota()
     device = choose_device(str(config["device"]))
     photo = read_image(config["content"])
+    if (factor := config["size"] / max(photo.size)) >= BLURRED_FROM:
+        log.warning("the photo has %d×%d px: enlarged %.1f times, it is blurred", *photo.size, factor)
     sides = coarse_to_fine(config["size"], config["scales"])
     # so that strokes come out as large as asked for, they shrink with the picture
     strokes = [max(min(SMALLEST, config["stroke"]), round(config["stroke"] * side / sides[-1])) for side in sides]
