@@ -70,7 +70,7 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
                 raise ValueError(f"frame {len(frames)} is larger than the first")
             frames.append(from_pil(frame.copy()))
             durations.append(_shown(frame.info.get("duration", UNSAID)))  # known once decoded
-        plays = min(max(int(image.info.get("loop", 0)), 0), 65535)
+        plays = min(max(int(image.info.get("loop") or 0), 0), 65535)
         if image.format == "GIF" and (plays or "loop" not in image.info):  # which counts what follows the first showing
             plays += 1
         return Animation(tuple(frames), tuple(_rounded(durations, 1)), plays)
