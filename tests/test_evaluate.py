@@ -149,13 +149,15 @@ def test_records_that_say_little_are_no_obstacle(recorded, small_net, monkeypatc
     save_network(recorded, small_net, {**{key: record[key] for key in RECORD}, **part})
     monkeypatch.setattr(module, "score", lambda *_: (SCORES, noise_image(64, 64)))
     monkeypatch.setattr("impasto.losses.objective.build_objective", lambda *_: None)  # seconds
-    monkeypatch.setattr(module, "speed", lambda *_: [])
-    options = EvaluateOptions(ckpt=str(recorded), painting="poppies")
+    timed = []
+    monkeypatch.setattr(module, "speed", lambda _, sizes, *__: timed.append(sizes) or [])
+    options = EvaluateOptions(ckpt=str(recorded), painting="poppies", sizes="96,512", photos="1,1")
     if "style" in part:
         evaluate(CONFIGS, options)
         page = recorded.with_suffix(".md").read_text()
         assert "a stroke of 320 px, **assumed: its record does not say**." in page
-        assert "Skipped: milliseconds and memory at 256, 512, 1024 px: it failed." in page
+        assert "Skipped: milliseconds and memory at 96 px: it failed." in page
+        assert timed == [[96]]  # not the sizes for which there was no photo
         return
     with pytest.raises(UserError, match="has learned from all photos that ship"):
         evaluate(CONFIGS, options)
@@ -354,9 +356,12 @@ def test_another_vgg_than_the_networks_is_said(tmp_path, small_net, recorded, ca
 def test_the_card_of_a_style_that_ships_is_not_written_over(tmp_path, scored, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = os.path.relpath(STYLES / "starry_night.safetensors")
+    stems = []
+    monkeypatch.setattr("impasto.evaluation.card.check_free", stems.append)
     with pytest.raises(UserError, match="scored"):
         evaluate(CONFIGS, EvaluateOptions(ckpt=shipped))
-    assert (tmp_path / "runs" / "starry_night" / "scores").is_dir()
+    assert stems == [Path("runs", "starry_night", "scores", "starry_night")]
+    assert not list(tmp_path.iterdir())  # of an evaluation that did not come to its end
 
 
 def test_a_record_of_other_photos_that_ship_asks_for_ones_own(tmp_path, small_net, recorded, scored):

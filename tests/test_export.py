@@ -37,6 +37,15 @@ def test_a_network_is_written_over_only_where_that_is_said(network_file, tmp_pat
     assert (tmp_path / "test.safetensors").read_bytes() != before
 
 
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "safetensors"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(network_file, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(export, "_any_size", None)
+    monkeypatch.setattr(export, "_divisible", None)
+    (tmp_path / f"net.{kind}").mkdir()
+    with pytest.raises(UserError, match=rf"cannot write '.*net.{kind}': Is a directory"):
+        command([f"ckpt={network_file}", f"format={kind}", f"output={tmp_path}/net.{kind}"])
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch, small_net):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install 'impasto\[onnx\]'"):

@@ -1,5 +1,6 @@
 """A trained network for use elsewhere: inference file, ONNX or machine code, compared with PyTorch."""
 
+import io
 import json
 import logging
 import warnings
@@ -102,12 +103,13 @@ def export_compiled(
         "target": build_target(eager.torch_device.type),
         "instructions": sorted(instructions()),
     }
+    package = io.BytesIO()  # torch's own writer of files aborts the process on a full disk
     with whole_file(output) as temporary:
         try:
             with _quiet(), torch.no_grad():
                 torch._inductor.aoti_compile_and_package(
                     _divisible(_InPrecision(eager.net, eager.torch_device.type, eager.bfloat16)),
-                    package_path=str(temporary),
+                    package_path=package,
                     inductor_configs={
                         "freezing": eager.device == "cpu",  # kernels laid out for the processor once
                         "aot_inductor.metadata": {"impasto": json.dumps(record)},
@@ -116,6 +118,7 @@ def export_compiled(
         except RuntimeError as error:  # the base of what Inductor raises, with all the compiler said
             lines = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
             raise UserError(f"compiling with {name} failed: {lines[0]}") from None
+        temporary.write_bytes(package.getbuffer())
         compare(eager, CompiledEngine(temporary), BFLOAT16_TOLERANCE if eager.bfloat16 else TOLERANCE)
 
 

@@ -103,13 +103,13 @@ def evaluate(config_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     vgg = {key: value for key, value in objective_options["vgg"].items() if key != "sha256"}
     vgg |= _vgg_file(options, objective_options["vgg"])
     objective = build_objective(painting, objective_options["loss"], vgg, objective_options["strength"])
-    folder.mkdir(parents=True, exist_ok=True)
     scores, sheet = score(net, objective, painting, content, plan)
-    timed = speed(path, sizes, options.device, precision) if path.suffix != ".ckpt" else []
+    judged = [size for size in sizes if any(line["size"] == size for line in scores["worth"])]
+    timed = speed(path, judged, options.device, precision) if path.suffix != ".ckpt" else []
     skipped = list(scores["skipped"])
     if path.suffix == ".ckpt":
         skipped.append("milliseconds and memory, which are an inference file's")
-    elif untimed := {*sizes} - {line["size"] for line in timed}:
+    elif untimed := {*judged} - {line["size"] for line in timed}:
         skipped.append(f"milliseconds and memory at {', '.join(map(str, sorted(untimed)))} px: it failed")
     card = {
         "network": metadata,

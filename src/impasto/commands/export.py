@@ -55,6 +55,7 @@ def export(words: list[str]) -> None:
             raise UserError(f"{key}={getattr(options, key)} is for format=pt2; {options.format} leaves it open")
     from impasto.checkpoint import save_network
     from impasto.export import export_compiled, export_onnx, load_any
+    from impasto.files import check_place
     from impasto.styles import find_checkpoint, style_name
 
     ckpt = find_checkpoint(options.ckpt)
@@ -67,6 +68,7 @@ def export(words: list[str]) -> None:
         raise UserError(f"output={str(output)!r} is the checkpoint itself: it would be written over")
     if options.output is None and output.exists():
         raise UserError(f"{str(output)!r} is there: output=FILE says where else, or that it is to be written over")
+    check_place(output)
     if options.format == "onnx":
         export_onnx(net, metadata, output)
     elif options.format == "pt2":

@@ -161,7 +161,9 @@ def survey(source: Source) -> tuple[int, int]:
         for entry in (entry for entry in source if entry.name and entry.identity in twice):
             if entry.name in first:
                 both = f"{first[entry.name]!r} and {entry.source!r}"
-                raise UserError(f"{both} would both be written as {entry.name!r}: name them by a column `output`")
+                raise UserError(
+                    f"{both} would both be written as {entry.name!r}: a manifest's column `output` names them apart"
+                )
             first[entry.name] = entry.source
     return len(identities), int(identities.sum(dtype=np.uint64))
 

@@ -133,7 +133,7 @@ def walk(folder: str, without: str) -> Iterator[str]:
 @cache  # sources are gone through more than once
 def tell_of_passing(folder: str, why: str) -> None:
     """Say once that what was painted into a folder is passed over, for what it holds."""
-    log.info("left out: what another run has painted into %s, as its %s shows", folder, why)
+    log.info("left out: what an earlier run has painted into %s, as its %s shows", folder, why)
 
 
 def names(folder: str) -> list[str]:
