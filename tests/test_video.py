@@ -610,7 +610,7 @@ def test_an_interrupted_run_goes_on_to_the_same_film(stylize, tmp_path, encoded,
     assert calls == expected[10:]  # with the memory of the frames before
     assert not parts.exists()
     assert frames_of(out)[0] == frames_of(whole)[0] == frames_of(source)[0]
-    assert abs(np.subtract(frames_of(out)[1], frames_of(whole)[1], dtype=float)).mean() < 3  # as above
+    assert abs(np.subtract(frames_of(out)[1], frames_of(whole)[1], dtype=float)).mean() < 1
     assert sound_of(out) == sound_of(whole) == sound_of(source)
 
 

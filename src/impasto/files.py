@@ -60,6 +60,12 @@ def check_place(path: str | os.PathLike[str]) -> None:
     raise UserError(f"cannot write {str(path)!r}: {os.strerror(problem)}")
 
 
+def check_absent(*paths: Path) -> None:
+    """Raise `UserError` where a run would write over one of these."""
+    if there := next((path for path in paths if path.exists()), None):
+        raise UserError(f"{str(there)!r} is there, and would be written over: name another hydra.run.dir=DIR")
+
+
 def _read_only(folder: Path) -> bool:
     """Whether a folder's file system is, as far as the system says."""
     return os.name == "posix" and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)

@@ -9,6 +9,7 @@ from PIL import Image
 from impasto.assets import PHOTOS
 from impasto.data.pack import is_pack
 from impasto.errors import UserError
+from impasto.files import check_absent
 from impasto.hardware import choose_device, heed_quota
 from impasto.image import check_writable, find_images, read_image, save_image, to_image, with_long_side
 from impasto.losses.objective import LARGEST, SMALLEST, build_objectives, check_strength, check_stroke, read_painting
@@ -37,8 +38,7 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
         device = choose_device(first_device(config["trainer"]))
     path = run_dir / "preview_sheet.jpg"
     check_writable(path)
-    if path.exists():
-        raise UserError(f"{str(path)!r} is there, and would be written over: name another hydra.run.dir=DIR")
+    check_absent(path)
     check_strength(config["strength"])
     check_stroke(config["stroke"])
     bfloat16 = str(choose_precision(config["trainer"])).startswith("bf16")

@@ -74,7 +74,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
 
     from impasto.engines.eager import memory_errors
     from impasto.events import Events
-    from impasto.files import whole_file, write_text
+    from impasto.files import check_absent, whole_file, write_text
     from impasto.hardware import choose_device, heed_quota, takes_bfloat16
     from impasto.image import check_not_input, check_writable, read_image, save_image, to_image
     from impasto.losses.objective import BLURRED_FROM, SMALLEST, build_objectives, read_painting
@@ -85,9 +85,7 @@ def optimize(config: dict[str, Any], run_dir: Path) -> None:
     output = run_dir / "picture.png" if config["output"] is None else Path(config["output"])
     check_writable(output)
     check_not_input(output, [Path(config["content"]), Path(config["style"]["image"])])
-    results = [run_dir / "trace.csv", *([output] if config["output"] is None else [])]
-    if there := next((path for path in (run_dir / "config.yaml", *results) if path.exists()), None):
-        raise UserError(f"{str(there)!r} is there, and would be written over: name another hydra.run.dir=DIR")
+    check_absent(run_dir / "config.yaml", run_dir / "trace.csv", *([output] if config["output"] is None else []))
     heed_quota()
     device = choose_device(str(config["device"]))
     photo = read_image(config["content"])

@@ -106,13 +106,13 @@ def train_gallery(root: Path, words: list[str]) -> None:
     runs = planned(options)
     for run in runs:
         painting(run.style)  # mistakes before hours are spent
+        if options.ship:
+            check_place(STYLES / run.network.name)
     photos = [] if options.sheet is None else read_images(Path(options.sheet), 384)
     sheet = Path(options.output) / "sheet.jpg"
     check_place(sheet)
     if options.anyway and not options.ship:
         raise UserError("anyway=true is of ship=true: say it, too")
-    if options.ship:
-        check_place(STYLES / "a.safetensors")
     if options.sheet is not None and sheet.resolve().is_relative_to(Path(options.sheet).resolve()):
         raise UserError(f"sheet={options.sheet}: {str(sheet)!r} would be written over it, or be a photo the next time")
     if photos:

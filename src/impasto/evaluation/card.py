@@ -28,9 +28,9 @@ def check_card(metadata: Mapping[str, Any]) -> None:
 def check_free(stem: Path) -> None:
     """Raise `UserError` where a card would replace somebody's file of its name, such as a network's configuration."""
     paths = _paths(stem)
-    for path in paths:
-        if path.exists() and not _is_card(paths[0]):
-            raise UserError(f"{str(path)!r} is there, and is no card of an evaluation: output=DIR says where else")
+    there = [path for path in paths if path.exists()]
+    if there and not _is_card(paths[0]):
+        raise UserError(f"{str(there[0])!r} is there, and is no card of an evaluation: output=DIR says where else")
 
 
 def write_card(stem: Path, card: dict[str, Any], sheet: Image.Image) -> list[Path]:

@@ -67,9 +67,9 @@ def _open(
         pictures.codec_context.codec_tag = "hvc1"  # the name under which Apple's players know it
     pictures.time_base = encoding.time_base
     filmed = source.streams.best("video")
-    for name in ("title", "language") if keep_metadata else ("language",):
-        if filmed is not None and (said := filmed.metadata.get(name)):
-            pictures.metadata[name] = said
+    said = {} if filmed is None else filmed.metadata
+    kept_names = {"title", "language"} if keep_metadata else {"language"}
+    pictures.metadata.update({name: said[name] for name in kept_names & said.keys()})
     sounds: dict[int, AudioStream] = {}
     for stream in source.streams.audio:
         if stream.codec_context is None:  # FFmpeg does not know it, as an iPhone's spatial audio; `Clip` tells
