@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import time
 import zipfile
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -361,6 +363,13 @@ def test_one_process_at_a_time(fetch, root):
     root.mkdir()
     with FileLock(root / ".lock"), pytest.raises(UserError, match="another process is fetching"):
         fetch()
+
+
+def test_a_full_disk_is_one_line_that_says_where(root, monkeypatch):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as writing to an open file raises it: without a name
+    monkeypatch.setattr(coco, "_check_space", Mock(side_effect=full))
+    with pytest.raises(UserError, match="cannot fetch into '.*coco.*': No space left on device; the same command goes"):
+        fetch_coco.fetch_coco([f"root={root}"])
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,11 @@ OWN = {
     "style/nameless": "image: a.jpg",
     "style/broken": "name: [1,",
     "vgg/average": "{source: oxford, path: null, preprocessing: null, pooling: average}",
+    "style/number": "name: [1]\nimage: a.jpg",
+    "data/several": "{defaults: [folder, _self_], root: [photos, more]}",
+    "data/kinds": "{defaults: [folder, _self_], root: photos, keep: [tiny, grey]}",
+    "data/empty": "{defaults: [folder, _self_], root: photos, packs: }",
+    "data/year": "{defaults: [folder, _self_], root: photos, validation_root: 2017}",
     "model/tiny": "{defaults: [johnson, _self_], width: 8}",
 }
 
@@ -51,6 +56,11 @@ OWN = {
         ("schedule=words", "schedule/words.yaml: schedule.images='many' should be a whole number; configs/schedule/"),
         ("model=misspelt", "model/misspelt.yaml: 'model.depht' is unknown; did you mean 'depth'"),
         ("style=nameless", "style/nameless.yaml: 'style.name' is missing; configs/style/"),
+        ("style=number", r"style.name=\[1\] should be text"),
+        ("data=several", r"data.root=\['photos', 'more'\] should be text"),
+        ("data=kinds", r"data.keep=\['tiny', 'grey'\] should be text"),
+        ("data=empty", "data.packs=None should be text"),
+        ("data=year", "data.validation_root=2017 should be text"),
         ("style=broken", "a configuration file is no YAML: .*broken.yaml"),
     ],
 )

@@ -51,6 +51,16 @@ def test_validation_photos_are_not_learned_from(photos, tmp_path, trusted, caplo
         ContentDataModule("folder", photos, 9, **{**arguments, "validation_root": photos})
 
 
+def test_links_to_validation_photos_are_not_learned_from_either(photos, tmp_path):
+    (tmp_path / "val").mkdir()
+    noise_image(40, 40).save(tmp_path / "val" / "v.png")
+    (photos / "other.png").symlink_to(tmp_path / "val" / "v.png")
+    arguments = {"validation_root": tmp_path / "val", "trusted": True, "image_size": 32}
+    data = ContentDataModule("folder", photos, 9, **arguments)
+    assert len(find_images(photos)) == 7
+    assert data.training == [path for path in find_images(photos) if path.name != "other.png"]
+
+
 def test_validation_photos_that_cannot_be_read_are_left_out(photos, tmp_path, caplog):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "broken.jpg").write_text("no photo")

@@ -114,7 +114,7 @@ def test_a_cut_connection_is_taken_up_again_as_long_as_it_gets_further(server, f
 
 def test_a_server_that_only_cuts_is_left_and_what_came_is_kept(server, folder):
     url, asked = server(lambda handler, number: Honest.send(handler, cut=0 if number else 5000))
-    fails(folder, url, match="goes on where it was", kept=5000)
+    fails(folder, url, match=r"a.zip: (?!None).*IncompleteRead.*goes on where it was", kept=5000)
     assert len(asked) == 4
 
 
@@ -214,6 +214,38 @@ def test_a_server_that_is_busy_is_asked_again(server, folder):
     url, asked = server(answer)
     fetch(folder, url)
     assert len(asked) == 2
+
+
+def test_no_server_has_us_wait_for_hours(server, folder, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    slept = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", slept.append)
+    monkeypatch.setattr(module, "RETRIES", module._Retry(2, backoff_factor=0, status_forcelist=(503,)))
+
+    def answer(handler, number):
+        if number == 2:
+            Honest.send(handler)
+            return
+        handler.send_response(503)
+        handler.send_header("Retry-After", ("3600", "7")[number])
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    url, asked = server(answer)
+    fetch(folder, url)
+    assert (len(asked), slept) == (3, [60, 7])
+    assert "the server answers 503 and asks to wait: 60 s" in caplog.text
+
+
+def test_what_is_no_address_and_no_certificate_is_one_line(server, folder, monkeypatch):
+    wrong, _ = server(redirect("http://[bad"))
+    good, asked = server()
+    fetch(folder, wrong, good)
+    assert len(asked) == 1
+    (folder / "a.zip").unlink()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nosuch.pem")
+    with pytest.raises(UserError, match="the download stopped .*/nosuch.pem"):
+        fetch(folder, "https://127.0.0.1:1/a.zip", insecure=False)
 
 
 def test_a_stalled_server_is_left_for_the_next(server, folder, monkeypatch):

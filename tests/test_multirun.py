@@ -15,7 +15,7 @@ import json, os, signal, sys, time
 words = dict(word.split("=", 1) for word in sys.argv[1:])
 folder = words["hydra.run.dir"]
 start = time.monotonic()
-for wish in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+for wish in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(wish, lambda *_: (open(f"{folder}/saved", "w"), sys.exit(143)))
 os.makedirs(folder)
 print("training", words["style"])
@@ -82,7 +82,7 @@ def test_places_are_gpus_or_shares_of_the_cores(monkeypatch):
     assert len(multirun.places(on_cpu=True)) == 4
 
 
-@pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize("wish", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_wishes_to_stop_reach_the_runs_which_save(script, tmp_path, wish):
     program = f"""
         from pathlib import Path

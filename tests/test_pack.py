@@ -69,6 +69,20 @@ def test_spawned_workers_are_not_sent_the_pixels(make):
     assert torch.equal(pickle.loads(sent)[3], packed[3])
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere no file goes that is open")
+def test_a_pack_that_goes_or_is_made_anew_before_it_is_read_lives_on(photos, make):
+    """Read with the index of the old one, the new one's photos counted as damaged."""
+    (photos / "0.png").write_bytes(b"not yet whole")
+    before = make()
+    expected = PhotoFiles(before.paths, SIDE)
+    noise_image(70, 50).save(photos / "0.png")
+    assert len(make()) == len(before) + 1
+    shutil.rmtree(before.folder)
+    assert all(torch.equal(before[index], expected[index]) for index in range(len(before)))
+    with pytest.raises(UserError, match="is no whole pack .*No such file"):  # as a spawned worker would
+        pickle.loads(pickle.dumps(before))[0]
+
+
 def test_what_a_look_finds_is_recorded_as_a_scan_finds_it(photos, make):
     (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:700])
     (photos / "nowhere.png").symlink_to("gone.png")

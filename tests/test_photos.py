@@ -53,6 +53,21 @@ def test_samples_are_crops_and_leave_the_global_generator_alone(dataset):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize(("width", "height"), [(60, 60), (80, 60), (107, 60), (60, 120), (600, 60)])
+@pytest.mark.parametrize("min_scale", [0.1, 0.64])
+def test_crops_vary_whatever_the_photos_shape(width, height, min_scale):
+    """Where no crop was as large as was asked for, the middle of a wide photo was all that was learned from."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    photo = torch.stack([rows, columns % 256, columns // 256]).to(torch.uint8)
+    dataset = TrainingPhotos([photo], 64, 5, min_scale=min_scale, colour=0, patches=0)
+    crops = [dataset[position].float() for position in range(200)]
+    first, last = (torch.stack([crop[:, place, place] for crop in crops]) for place in (0, -1))
+    assert len(torch.unique(torch.cat([first, last], 1), dim=0)) > 150
+    sides = [(crop[0].amax() - crop[0].amin() + 1).item() for crop in crops]
+    short, largest = min(width, height), min(1.25 * min(width, height), width, height) * min(width, height)
+    assert 0.8 * (min_scale * largest) ** 0.5 - 3 < min(sides) <= max(sides) <= min(height, 1.25 * short)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_folder_that_has_gone_ends_it_though_some_photos_are_in_memory(tmp_path, workers):
     """Else training would go on with those few, for hours."""

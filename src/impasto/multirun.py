@@ -17,7 +17,7 @@ from impasto.hardware import visible
 from impasto.limits import cores
 from impasto.machine import device_type
 from impasto.ranks import TOGETHER
-from impasto.stopping import NAMES
+from impasto.stopping import SIGNALS
 
 log = logging.getLogger("impasto")
 
@@ -79,15 +79,14 @@ def run_all(script: Path, runs: Mapping[Path, Sequence[str]], places: Sequence[d
             process.send_signal(signum)  # does nothing to those that have ended
         sys.exit(128 + signum)
 
-    wishes = [getattr(signal, name) for name in NAMES if name != "SIGINT" and hasattr(signal, name)]
-    before = {wish: signal.getsignal(wish) for wish in wishes}
-    for wish in wishes:
-        if before[wish] is not signal.SIG_IGN:  # as nohup has SIGHUP
-            signal.signal(wish, pass_on)
+    # what is ignored stays so: SIGHUP under nohup, Ctrl-C in the background of a shell
+    before = {wish: now for wish in SIGNALS if (now := signal.getsignal(wish)) is not signal.SIG_IGN}
+    for wish in before:
+        signal.signal(wish, pass_on)
     with ThreadPoolExecutor(len(places)) as pool:
         try:
             return [_log(folder) for folder, done in zip(runs, pool.map(train, runs), strict=True) if not done]
-        except (KeyboardInterrupt, SystemExit):  # the runs have got Ctrl-C, too, and save
+        except SystemExit:  # of `pass_on`: the runs save
             pool.shutdown(cancel_futures=True)
             raise
         finally:

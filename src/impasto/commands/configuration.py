@@ -37,6 +37,12 @@ NUMBERS = {
 AUTOMATIC = ("data.batch_size",)
 OPTIONAL = {"data.smallest_size": int, "data.workers": int, "trainer.gradient_clip": float}
 
+# paths and names, which files of the user's could have as lists, numbers or empty; whether null is one of them
+TEXT = {
+    **dict.fromkeys(("style.image", "style.name", "data.name", "data.root", "data.packs", "data.keep"), False),
+    **dict.fromkeys(("data.validation_root", "vgg.path"), True),
+}
+
 # name → weight: any names, or none
 LAYERS = ("loss.style_layers", "loss.content_layers")
 
@@ -158,7 +164,11 @@ def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> 
             if prefix.removesuffix(".") in LAYERS:
                 continue
             raise UserError(f"{name!r} is missing")
-        if any(OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) for node in (config, defaults)):
+        open_in = [OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) for node in (config, defaults)]
+        if name in TEXT and not open_in[0] and not isinstance(value := config[key], str):
+            if value is not None or not TEXT[name]:
+                raise UserError(f"{name}={value!r} should be text")
+        if any(open_in):
             continue
         value, default = config[key], defaults[key]
         if isinstance(default, DictConfig):

@@ -22,7 +22,8 @@ Fetch COCO for python train.py data=coco: 118,287 photos to learn from, 5,000 to
                 that is there already, as data/coco/train2017.zip, is used and kept
   insecure=true mirrors by http, too: others can see and stop what is fetched, but not change it
 
-Interrupted in any way, the same command goes on where it was: downloads, unpacking and packing. Terms: data/README.md.
+Interrupted in any way, the same command goes on where it was: downloads, unpacking and packing, which only a full disk
+has begin anew. Terms: data/README.md.
 """
 
 
@@ -41,12 +42,17 @@ def fetch_coco(words: list[str]) -> None:
     """Fetch as the words say. Raises `UserError`."""
     options = cli.parse(words, FetchOptions)
     from impasto.data import coco
-    from impasto.errors import UserError
+    from impasto.errors import UserError, one_line
 
     if options.pack is not None and not 16 <= options.pack <= 640:
         raise UserError(f"pack={options.pack} should be in 16…640 px: few of COCO's photos are larger")
     urls = [url.rstrip("/") for url in (options.url or coco.URL).split(",")]
-    coco.fetch(Path(options.root), options.parts.split(","), urls, short_side=options.pack, insecure=options.insecure)
+    parts = options.parts.split(",")
+    try:
+        coco.fetch(Path(options.root), parts, urls, short_side=options.pack, insecure=options.insecure)
+    except OSError as error:  # a full disk's, of which Python names no file
+        problem = error.strerror or one_line(error)
+        raise UserError(f"cannot fetch into {options.root!r}: {problem}; the same command goes on where it was") from None
 
 
 def main() -> None:

@@ -140,7 +140,7 @@ def choices_for_this_machine(words: Sequence[str]) -> list[str]:
         if choice in words and "data.root" not in given and not prepared_coco(training=part):
             raise UserError(
                 f"COCO is not in data/coco: python scripts/fetch_coco.py parts={part},val2017 fetches it; "
-                "data.root= and data.validation_root= say where else"
+                f"{choice} data.root=DIR data.validation_root=DIR says where else"
             )
     chosen = []
     if "data" not in given:

@@ -281,7 +281,11 @@ def _without(photos: list[Path], validation: list[Path], same: set[Path]) -> lis
     """
     files = {path.resolve() for path in validation}
     names = {path.name for each in validation for path in (each, each.resolve())}  # to resolve all would take seconds
-    left = [path for path in photos if path not in same and not (path.name in names and path.resolve() in files)]
+
+    def shown(path: Path) -> bool:
+        return (path.name in names or path.is_symlink()) and path.resolve() in files
+
+    left = [path for path in photos if path not in same and not shown(path)]
     if not left:
         raise UserError("all photos are validation photos, too: without data.validation_root= some are held out")
     if len(left) < len(photos):

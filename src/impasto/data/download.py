@@ -13,7 +13,7 @@ from typing import BinaryIO
 import requests
 from requests.adapters import HTTPAdapter
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-from urllib3 import HTTPResponse
+from urllib3 import BaseHTTPResponse, HTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
@@ -24,9 +24,25 @@ log = logging.getLogger("impasto")
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces
 SLOWEST = 1000.0, 60.0  # bytes per second: slower than this for so many seconds counts as stalled
-# 1, 2, 4 … seconds between tries, with the server's Retry-After; of tries in a row with less than a piece more
-RETRIES = Retry(5, backoff_factor=1, backoff_max=60, status_forcelist=(408, 425, 429, 500, 502, 503, 504))
 PIECE = 1 << 20  # bytes, at most
+LONGEST_WAIT = 60  # s, between tries
+
+
+class _Retry(Retry):
+    """Waits as a server asks to, but not for hours while another mirror may have the file; says for what it waits."""
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        """Seconds."""
+        asked = super().get_retry_after(response)
+        if asked is None:
+            return None
+        wait = min(asked, LONGEST_WAIT)
+        log.info("the server answers %d and asks to wait: %.0f s", response.status, wait)
+        return wait
+
+
+# 1, 2, 4 … seconds between tries; of tries in a row with less than a piece more
+RETRIES = _Retry(5, backoff_factor=1, backoff_max=LONGEST_WAIT, status_forcelist=(408, 425, 429, 500, 502, 503, 504))
 
 
 class _Refused(Exception):
@@ -106,7 +122,13 @@ def _receive(session: requests.Session, url: str, part: Path, size: int, show: C
         headers["Range"] = f"bytes={there}-"
         if version := _version(part, url):
             headers["If-Range"] = version  # a file that has changed since comes from its start
-    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+    try:
+        response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.RequestException:
+        raise
+    except (OSError, ValueError) as error:  # of REQUESTS_CA_BUNDLE; of a redirect to what is no address
+        raise _Refused(one_line(error)) from None
+    with response:
         if response.status_code not in (200, 206):
             raise _Refused(f"it answers {response.status_code} {response.reason}")
         start, total = _extent(response)
@@ -188,5 +210,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.exceptions.InvalidSchema):
         socks = "SOCKS" in str(error)  # of a proxy that the environment names
         return "a SOCKS proxy takes pip install pysocks" if socks else "it leads to an address that is not https"
-    cause = getattr(error.args[0] if error.args else None, "reason", None)  # without the connection pool's name
+    # without the connection pool's name; of requests' errors in what they are made of, of urllib3's in themselves
+    cause = getattr(error.args[0] if error.args else None, "reason", None) or getattr(error, "reason", None)
     return one_line(cause or error)

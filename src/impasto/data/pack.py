@@ -58,6 +58,7 @@ class PackedPhotos(Dataset[Tensor]):
         self.photos = [photo for photo, _ in entries]
         self.paths = [root / photo.name for photo, place in entries if place]
         self._places = np.array([place for _, place in entries if place], dtype=np.int64).reshape(-1, 4)
+        _ = self._mapped  # now, so that it lives on where the folder is removed, or made anew, before it is read
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,7 +74,10 @@ class PackedPhotos(Dataset[Tensor]):
 
     @cached_property
     def _mapped(self) -> np.ndarray:
-        return np.memmap(self.folder / IMAGES, np.uint8, "r")
+        try:
+            return np.memmap(self.folder / IMAGES, np.uint8, "r")
+        except (OSError, ValueError) as error:  # of an empty file
+            raise UserError(f"{str(self.folder)!r} is no whole pack ({error})") from None
 
     def __getstate__(self) -> dict[str, Any]:
         """A spawned worker maps the file itself: pickled, the mapping would be all of its content."""

@@ -22,6 +22,7 @@ log = logging.getLogger("impasto")
 
 
 BAD = 8  # photos in a row, with which the whole folder is taken to be gone
+RATIO = 5 / 4  # of a crop's sides, at most
 STEP = 64  # px, between the sides that batches are reduced to: so few that compiling each pays
 KEPT = 32  # decoded photos in memory, of each reading process
 
@@ -74,7 +75,7 @@ def read_or_next(photos: Photos, index: int) -> Tensor:
 
 
 def source_size(image_size: int, min_scale: float) -> int:
-    """The short side (px) at which a crop of `min_scale` of a photo still has the pixels it is resized to."""
+    """The short side (px) of a photo whose smallest crop still has the pixels that it is resized to."""
     return round(image_size / min_scale**0.5)
 
 
@@ -106,17 +107,17 @@ class TrainingPhotos(Dataset[Tensor]):
     Position p shows photo p mod n of epoch p div n, each photo once per epoch. Crop, flip, colour and
     patches draw from a generator seeded by (seed, p): the same whatever the workers, ranks or interruptions.
 
-    `min_scale` is the smallest crop's share of a photo's area; `colour` the jitter's amplitude;
-    `patches` the share of crops with a flat or gradient patch, which large even skies and walls resemble.
+    `min_scale` is the smallest crop's area, of the largest's there is with sides of at most 5:4; `colour` the jitter's
+    amplitude; `patches` the share of crops with a flat or gradient patch, which large even skies and walls resemble.
     """
 
     def __init__(
         self, photos: Photos, image_size: int, seed: int, *, min_scale: float, colour: float, patches: float
     ) -> None:
         self.photos, self.seed, self.patches = photos, seed, patches
+        self.image_size, self.min_scale = image_size, min_scale
         self.augment = v2.Compose(
             [
-                v2.RandomResizedCrop(image_size, scale=(min_scale, 1), ratio=(4 / 5, 5 / 4), antialias=True),
                 v2.RandomHorizontalFlip(),
                 v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour),
             ]
@@ -128,11 +129,19 @@ class TrainingPhotos(Dataset[Tensor]):
         photo = read_or_next(self.photos, photo_at(position, self.seed, len(self.photos)))
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(_mixed(self.seed, position))
-            crop: Tensor = self.augment(photo)
+            crop: Tensor = self.augment(self._cropped(photo))
             if self.hue:
                 crop = shift_hue(crop, self.hue * float(2 * torch.rand(()) - 1))
             crop = crop.contiguous()  # never a view of the photo, which is read again
             return with_patch(crop) if torch.rand(()) < self.patches else crop
+
+    def _cropped(self, photo: Tensor) -> Tensor:
+        height, width = photo.shape[1:]
+        # of a wide photo's area; crops are drawn until one fits, and of larger ones none does: always the middle's
+        largest = min(1.0, RATIO * min(height, width) / max(height, width))
+        scale, ratio = (self.min_scale * largest, largest), (1 / RATIO, RATIO)
+        cropped: Tensor = v2.RandomResizedCrop(self.image_size, scale=scale, ratio=ratio, antialias=True)(photo)
+        return cropped
 
 
 def side_at(position: int, seed: int, smallest: int, largest: int) -> int:
