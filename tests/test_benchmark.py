@@ -15,7 +15,7 @@ from impasto.benchmark.contestants import Learner, command, learner, textbook_gf
 from impasto.benchmark.measure import Contestant, alternate, machine, rows, table
 from impasto.benchmark.reference import ReferenceNet
 from impasto.benchmark.task import check_agreement
-from impasto.benchmark.tasks import TAKES, TASKS, rival
+from impasto.benchmark.tasks import TAKES, TASKS, megapixels, rival
 from impasto.benchmark.tasks.quality import _reached
 from impasto.benchmark.tasks.scaling import growth
 from impasto.checkpoint import MARGIN, load_network
@@ -234,6 +234,10 @@ def test_time_to_quality_writes_curves_and_a_plot(tmp_path, caplog):
     curves = json.loads((tmp_path / "quality.json").read_text())["curves"]
     assert [point["images"] for point in curves["reference"]] == [0, 40, 80]
     assert (tmp_path / "quality.png").stat().st_size > 5000
+
+
+def test_a_photo_of_less_than_a_pixel_has_one(tmp_path):
+    assert megapixels._write_photo(tmp_path / "a.jpg", 1e-7) == (1, 1)
 
 
 def test_megapixels_are_painted_by_the_real_command(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from impasto.controls import LUMA, Controls, check_mask, finish, read_mask
+from impasto.controls import LUMA, Controls, _colour_transfer, check_mask, finish, read_mask
 from impasto.errors import UserError
 from impasto.levels import composite, unit
 from impasto.picture import Picture
@@ -60,6 +60,18 @@ def test_histogram_takes_the_photos_mean_and_covariance():
     result = finish(stylized, photo, Controls(preserve_color="histogram"))
     np.testing.assert_allclose(result.mean((0, 1)), photo.mean((0, 1)), atol=2e-3)
     np.testing.assert_allclose(np.cov(result.reshape(-1, 3).T), np.cov(photo.reshape(-1, 3).T), atol=2e-4)
+
+
+@pytest.mark.parametrize(("period", "side"), [(2, 2001), (4, 4000)])
+def test_colours_of_a_large_screened_picture_are_its_own(period, side):
+    """Every n-th pixel is on the same side of a screen: a halftone came back white all over."""
+    photo = np.zeros((side, side, 3), np.uint8)
+    photo[::period, ::period] = 255
+    stylized = np.random.default_rng(0).integers(0, 256, photo.shape, dtype=np.uint8)
+    *_, mean = _colour_transfer(stylized, photo, None)
+    np.testing.assert_allclose(mean, photo.mean() / 255, atol=0.005)
+    *_, mean = _colour_transfer(stylized, photo, photo[..., 0])  # what is transparent has no say
+    np.testing.assert_allclose(mean, 1)
 
 
 def test_what_is_transparent_has_no_say_in_colours():

@@ -608,6 +608,13 @@ def test_similarity_is_measured_at_one_size_where_photos_allow(tmp_path):
     assert (found["photos"], found["short side"]) == (3, 40)
 
 
+def test_a_network_that_gives_no_numbers_has_no_similarity():
+    assert module._shown([0.5, 0.7]) == 0.6
+    assert module._shown([0.5, float("nan")]) == "skipped: not a number"
+    found = module._similarity(lambda photo: photo * torch.nan, module.HeldOut([PHOTOS / "cat.jpg"]), 64)
+    assert found["ssim"] == "skipped: not a number"
+
+
 def test_a_file_that_is_not_alexnet_is_not_loaded(tmp_path, monkeypatch):
     """Torchvision would execute it."""
 

@@ -115,7 +115,7 @@ def test_every_kind_of_finding_is_told_of_its_input(sound, tmp_path, monkeypatch
     assert seen[1] in verdict.split("|")
 
 
-@pytest.mark.parametrize("word", ["workers=0", "seconds=0", "megabytes=-1"])
+@pytest.mark.parametrize("word", ["count=0", "workers=0", "seconds=0", "megabytes=-1"])
 def test_mistakes_are_one_line(word, tmp_path):
     with pytest.raises(UserError, match=f"{word} should be at least 1"):
         fuzz([word, f"output={tmp_path}"])

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import yaml
+from torch.testing import assert_close
 
 from impasto.errors import UserError
 from impasto.losses.objective import Objective
@@ -56,6 +57,24 @@ def test_the_first_step_of_lbfgs_can_be_measured(quadratic):
     list(optimize(Watched(quadratic.slopes), start, start, 3, learning_rate=0.5))
     assert float((seen[1] - seen[0]).abs().mean()) == pytest.approx(0.5 * FIRST_STEP, rel=1e-4)
     assert float((seen[2] - seen[1]).abs().mean()) > FIRST_STEP / 10
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**20])
+def test_it_paints_the_same_whatever_the_objectives_scale(quadratic, optimizer, scale):
+    """Both methods have thresholds of their own, below which they stood still without a word."""
+    start = white_noise(torch.zeros(1, 3, 4, 4))
+    usual, scaled = (
+        list(optimize(Quadratic(quadratic.slopes * factor), start, start, 30, optimizer))[-1] for factor in (1, scale)
+    )
+    assert_close(scaled.image, usual.image, atol=1e-3, rtol=0)
+    assert scaled.terms["total"] == pytest.approx(usual.terms["total"] * scale, rel=1e-2)
+
+
+def test_where_there_is_nothing_to_gain_it_stays():
+    start = torch.full((1, 3, 4, 4), 0.25)
+    steps = list(optimize(Quadratic(torch.ones(1, 3, 4, 4)), start, start, 3))
+    assert all(torch.equal(step.image, start) for step in steps)
 
 
 def test_it_ends_where_the_objective_is_not_finite():

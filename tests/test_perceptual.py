@@ -132,6 +132,7 @@ def test_weights_make_the_total():
         ({"content": 1, "style": -1, "tv": 1}, "loss.weights.style is a number from 0 on, not -1"),
         ({"content": 1, "style": "much", "tv": 1}, "not 'much'"),
         ({"content": 1, "style": float("nan"), "tv": 1}, "not nan"),
+        ({"content": 0, "style": 0, "tv": 0, "grid": 0}, "loss.weights are all 0, which leaves nothing to minimise"),
     ],
 )
 def test_wrong_weights_are_named(weights, message):

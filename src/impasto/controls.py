@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -141,15 +142,32 @@ def _colour_transfer(
     Source: Gatys et al. 2016 (arXiv:1606.05897), section 4.1, with the symmetric root. Differs: what the stylized
     colours hardly have, as those of an ink drawing, is not raised to all that the photo has, which would be noise.
     """
-    step = max(1, int((photo.shape[0] * photo.shape[1] / 1e6) ** 0.5))  # a million pixels tell
-    seen = np.ones(photo.shape[:2], bool)[::step, ::step] if alpha is None else alpha[::step, ::step] > 0
+    sampled = _places(*photo.shape[:2])
+    seen = np.ones(photo.shape[:2], bool)[sampled] if alpha is None else alpha[sampled] > 0
     if not seen.any():
         seen[:] = True
     means, roots = [], []
     for pixels, least in ((stylized, FAINT**2), (photo, 0)):
-        sample = unit(pixels[::step, ::step])[seen].astype(np.float64)
+        sample = unit(pixels[sampled])[seen].astype(np.float64)
         means.append(sample.mean(0))
         values, vectors = np.linalg.eigh(np.cov(sample.T, bias=True))
         roots.append((vectors * np.sqrt(values.clip(least))) @ vectors.T)
     matrix = np.linalg.inv(roots[0]) @ roots[1]
     return matrix.astype(np.float32), means[0].astype(np.float32), means[1].astype(np.float32)
+
+
+def _places(height: int, width: int) -> Any:
+    """An index of a million pixels, which tell a picture's colours: all where there are fewer than four.
+
+    By chance, one in each square: every n-th would see one phase of a screen or a weave.
+    """
+    step = max(1, int((height * width / 1e6) ** 0.5))
+    if step == 1:
+        return ...
+    rows, columns = np.ix_(np.arange(0, height, step), np.arange(0, width, step))
+    random = np.random.default_rng(0)
+    shape = (len(rows), columns.size)
+    return (
+        np.minimum(rows + random.integers(step, size=shape), height - 1),
+        np.minimum(columns + random.integers(step, size=shape), width - 1),
+    )

@@ -18,6 +18,9 @@ from impasto.memory import free_memory
 
 OPTIMIZERS = {"lbfgs": 1.0, "adam": 0.02}  # and their learning rates
 HISTORY = 100  # gradients that L-BFGS remembers
+# the sum of the start's gradient to which a smaller one is brought, and all after it alike: both methods have absolute
+# thresholds. The default loss's is 50 to 1,200.
+LEAST_GRADIENT = 10.0
 FIRST_STEP = 0.05  # mean change of a value by L-BFGS's first step, which no curvature guides yet
 
 # Peak of a process on a CPU less what it held before, torch 2.15, from 448 to 896 px of long side: 2,980 bytes a pixel
@@ -75,14 +78,19 @@ def optimize(
     terms: dict[str, Tensor] = {}
     with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
         judge = objective.of(content)
-    best, best_image = inf, start
+    best, best_image, scale = inf, start, 0.0  # not known yet
 
     def evaluate() -> Tensor:
-        nonlocal terms
+        nonlocal terms, scale
         method.zero_grad()
         with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
             terms = judge(image.to(memory_format=torch.channels_last))
         terms["total"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        assert image.grad is not None
+        if not scale:
+            length = float(image.grad.abs().sum())
+            scale = max(1.0, LEAST_GRADIENT / length) if length else 1.0
+        image.grad *= scale
         return terms["total"].detach()
 
     for number in range(1, iterations + 1):

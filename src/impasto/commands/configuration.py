@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import hydra
@@ -37,10 +38,10 @@ NUMBERS = {
 AUTOMATIC = ("data.batch_size",)
 OPTIONAL = {"data.smallest_size": int, "data.workers": int, "trainer.gradient_clip": float}
 
-# paths and names, which files of the user's could have as lists, numbers or empty; whether null is one of them
-TEXT = {
-    **dict.fromkeys(("style.image", "style.name", "data.name", "data.root", "data.packs", "data.keep"), False),
-    **dict.fromkeys(("data.validation_root", "vgg.path"), True),
+# paths and names, which files of the user's could have as lists, numbers or empty
+TEXT: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("style.image", "style.name", "data.name", "data.root", "data.packs", "data.keep"), str),
+    **dict.fromkeys(("data.validation_root", "vgg.path"), (str, NoneType)),
 }
 
 # name → weight: any names, or none
@@ -164,11 +165,13 @@ def _check_types(config: DictConfig, defaults: DictConfig, prefix: str = "") -> 
             if prefix.removesuffix(".") in LAYERS:
                 continue
             raise UserError(f"{name!r} is missing")
-        open_in = [OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) for node in (config, defaults)]
-        if name in TEXT and not open_in[0] and not isinstance(value := config[key], str):
-            if value is not None or not TEXT[name]:
-                raise UserError(f"{name}={value!r} should be text")
-        if any(open_in):
+        given, known_here = (
+            not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key)
+            for node in (config, defaults)
+        )
+        if given and name in TEXT and not isinstance(config[key], TEXT[name]):
+            raise UserError(f"{name}={config[key]!r} should be text")
+        if not (given and known_here):
             continue
         value, default = config[key], defaults[key]
         if isinstance(default, DictConfig):

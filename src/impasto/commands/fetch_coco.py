@@ -52,7 +52,9 @@ def fetch_coco(words: list[str]) -> None:
         coco.fetch(Path(options.root), parts, urls, short_side=options.pack, insecure=options.insecure)
     except OSError as error:  # a full disk's, of which Python names no file
         problem = error.strerror or one_line(error)
-        raise UserError(f"cannot fetch into {options.root!r}: {problem}; the same command goes on where it was") from None
+        raise UserError(
+            f"cannot fetch into {options.root!r}: {problem}; the same command goes on where it was"
+        ) from None
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def fuzz(words: list[str]) -> None:
     from impasto.fuzz.hunt import hunt
     from impasto.fuzz.trial import Limits
 
-    cli.check_counts(options, "workers", "seconds", "megabytes")
+    cli.check_counts(options, "count", "workers", "seconds", "megabytes")
     limits = Limits(options.seconds, options.megabytes)
     verdicts = hunt(options.first, options.count, options.seed, Path(options.output), options.workers, limits)
     totals: Counter[str] = Counter()

@@ -2,9 +2,9 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
-from math import isfinite, isnan, nan
+from math import isfinite, nan
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -118,9 +118,7 @@ def _similarity(network: Callable[[Tensor], Tensor], photos: HeldOut, short_side
     ]
     if not pairs:
         return {"ssim": "skipped: the photos are too small", "photos": 0}
-    value = round(mean(map(float, ssim)), 3)
-    shown = "skipped: not a number" if isnan(value) else value
-    found: dict[str, Any] = {"ssim": shown, "photos": len(pairs)}
+    found: dict[str, Any] = {"ssim": _shown(map(float, ssim)), "photos": len(pairs)}
     found["short side"] = min(min(photo.shape[2:]) for photo, _ in pairs)
     pairs = [(photo, stylized) for photo, stylized in pairs if min(photo.shape[2:]) >= LPIPS_LEAST]
     if not pairs:
@@ -133,8 +131,14 @@ def _similarity(network: Callable[[Tensor], Tensor], photos: HeldOut, short_side
             return {**found, "lpips": f"skipped: {weights} is not torchvision's AlexNet"}
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
 
-    distance = mean(float(lpips(stylized.clamp(0, 1), photo, "alex", normalize=True)) for photo, stylized in pairs)
-    return {**found, "lpips": round(distance, 3)}
+    distances = (float(lpips(stylized.clamp(0, 1), photo, "alex", normalize=True)) for photo, stylized in pairs)
+    return {**found, "lpips": _shown(distances)}
+
+
+def _shown(values: Iterable[float]) -> float | str:
+    """Their mean; JSON has no word for one that is no number."""
+    value = mean(values)
+    return round(value, 3) if isfinite(value) else "skipped: not a number"
 
 
 def _typical(findings: Sequence[Finding]) -> dict[str, Any]:

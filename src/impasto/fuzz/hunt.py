@@ -24,8 +24,7 @@ def hunt(first: int, count: int, seed: int, output: Path, workers: int, limits: 
 
     Inputs that are findings are kept in `output`, each with a text that says how it came about.
     """
-    verdicts: Counter[tuple[str, str]] = Counter()
-    stop = Event()
+    stop, watched = Event(), [Counter[tuple[str, str]]() for _ in range(workers)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
         sound = Path(folder, "sound")
         maker = CONTEXT.Process(target=prepare, args=(sound,))
@@ -38,7 +37,7 @@ def hunt(first: int, count: int, seed: int, output: Path, workers: int, limits: 
         def watch(number: int) -> None:
             place = Path(folder, str(number))
             for outcome in outcomes(range(first + number, first + count, workers), seed, place, sound, limits):
-                verdicts[Path(outcome.name).suffix, outcome.verdict] += 1
+                watched[number][Path(outcome.name).suffix, outcome.verdict] += 1
                 if not outcome.sound:
                     name = f"{seed}-{outcome.index}-{outcome.name}"
                     shutil.move(place / FOUND / str(outcome.index), output / name)  # perhaps to another disk
@@ -51,7 +50,7 @@ def hunt(first: int, count: int, seed: int, output: Path, workers: int, limits: 
                 pass
         except KeyboardInterrupt:
             stop.set()
-    return verdicts
+    return sum(watched, Counter())
 
 
 def outcomes(indices: range, seed: int, place: Path, sound: Path, limits: Limits) -> Iterator[Outcome]:

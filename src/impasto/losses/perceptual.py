@@ -22,7 +22,7 @@ TERMS = ("content", "style", "tv", "grid")
 class LossWeights:
     """Weights of the terms in the total; every term has one, so that none is forgotten or misspelt.
 
-    Raises `UserError` (a `ValueError`) for an unknown or missing name or a negative weight.
+    Raises `UserError` (a `ValueError`) for an unknown or missing name, a negative weight, and where all are 0.
     """
 
     def __init__(self, **weights: float) -> None:
@@ -30,6 +30,8 @@ class LossWeights:
         if wrong := sorted(set(weights) ^ set(TERMS)):
             problem = "is missing" if wrong[0] in TERMS else "is no term of the loss"
             raise UserError(f"loss.weights.{wrong[0]} {problem}; the terms are {', '.join(TERMS)}")
+        if not any(weights.values()):
+            raise UserError("loss.weights are all 0, which leaves nothing to minimise: say one above 0")
         self.weights = weights
 
     def total(self, terms: Mapping[str, Tensor]) -> Float[Tensor, ""]:

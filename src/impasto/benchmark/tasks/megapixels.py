@@ -54,6 +54,6 @@ def _write_photo(path: Path, megapixels: float) -> tuple[int, int]:
     """A photo that ships, enlarged; gives its width and height."""
     photo = read_image(PHOTO)
     scale = sqrt(megapixels * 1e6 / (photo.width * photo.height))
-    size = round(photo.width * scale), round(photo.height * scale)
+    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     save_image(photo.resize(size), path)
     return size
