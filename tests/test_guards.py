@@ -3,6 +3,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ from impasto.guards.collapse import Collapse
 from impasto.guards.divergence import LOWERED, RETURNS, WINDOW, Divergence
 from impasto.module import StyleTransferModule
 from impasto.ranks import TOGETHER
-from impasto.resume import Resumed, find, write_checkpoint
+from impasto.resume import Resumed, checkpoints, find, write_checkpoint
 from impasto.stopping import StopSignals
 
 from . import ranks
@@ -99,6 +100,32 @@ def test_a_loss_that_blows_up_costs_a_few_steps_and_lowers_the_rate(module, monk
         assert all(torch.equal(weight, states[20][name]) for name, weight in states[images].items())
     assert any(not torch.equal(weight, states[80][name]) for name, weight in states[82].items())
     assert module.images_seen == 90  # photos go on
+
+
+@pytest.mark.parametrize(("when", "images"), [(range(44, 50), 20), (range(46, 50), 50)])
+def test_the_last_steps_are_judged_too_where_they_are_more_than_a_spike(module, monkeypatch, caplog, when, images):
+    states = {}
+
+    class Remembered(Divergence):
+        def on_train_batch_end(self, trainer, pl_module, *arguments):
+            super().on_train_batch_end(trainer, pl_module, *arguments)
+            states[pl_module.images_seen] = weights(pl_module)
+
+    blow_up(module, monkeypatch, when)
+    trainer(Remembered("lower"), 25).fit(module, DataLoader(photos(1) * 25, batch_size=None))
+    assert all(torch.equal(weight, states[images][name]) for name, weight in weights(module).items())
+    assert ("at 50 images: back to the weights of 20 images: they are the result" in caplog.text) == (images == 20)
+    assert module.images_seen == 50
+
+
+def test_a_short_run_that_blows_up_is_an_error_and_not_a_network(module, monkeypatch):
+    blow_up(module, monkeypatch, range(1, 100), float("inf"))
+    with pytest.raises(UserError, match="back to the weights of 0 images, which have learned nothing; lower schedule"):
+        trainer(Divergence("lower"), 4).fit(module, DataLoader(photos(1) * 4, batch_size=None))
+    broken = small_module()
+    broken.net.encoder[0].conv.weight.data.fill_(torch.inf)
+    with pytest.raises(UserError, match="is not finite at 2 images: .* and begin anew"):
+        trainer(Divergence("lower"), 1).fit(broken, DataLoader(photos(1), batch_size=None))
 
 
 @pytest.mark.parametrize("factor", [1e6, float("nan")])
@@ -179,6 +206,25 @@ def test_windows_go_on_over_checkpoints_on_a_gpu(module, tmp_path):
         fit.callbacks.append(Saved(tmp_path, 6))
         fit.fit(module, DataLoader(batches, batch_size=None), ckpt_path=path, weights_only=True)
         assert fit.global_step == 60
+
+
+def test_a_run_begun_from_anothers_checkpoint_begins_there_again(main, tmp_path, monkeypatch):
+    """Killed before it saves, it has no checkpoint of its own; what is there of no run is not written over."""
+    words = ["data.workers=0", "schedule.images=4", "validation.every=1000"]
+    main(*words)
+    (tmp_path / "project").mkdir()
+    for name in ("config.yaml", "rejected.jsonl", "starry_night.safetensors"):
+        (tmp_path / "project" / name).write_text("mine")
+        with pytest.raises(UserError, match=f"project/{name}' is there, and "):
+            main(*words, "schedule.images=8", "resume=run", "hydra.run.dir=project")
+        (tmp_path / "project" / name).unlink()
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(training, "_fit", lambda *_: sys.exit(1))
+        main(*words, "schedule.images=8", "resume=run", "hydra.run.dir=other")
+    assert [path.name for path in checkpoints(tmp_path / "other")] == ["000000004.ckpt"]
+    main(*words, "schedule.images=8", "resume=true", "hydra.run.dir=other")
+    assert load_network(tmp_path / "other" / "starry_night.safetensors")[1]["images_seen"] == 8
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["000000004.ckpt"]
 
 
 def test_a_run_that_another_has_begun_meanwhile_is_left_alone(main, tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import logging
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -6,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import yaml
 
 from impasto import resume
 from impasto.errors import UserError
@@ -21,7 +23,8 @@ def run_dir(tmp_path):
             "state_dict": {"net.a": torch.full((100, 100), float(images))},
             "global_step": images // 2,
             "validated_at": 8,
-            **{key: [] for key in ("loops", "optimizer_states", "lr_schedulers")},
+            **{"loops": {"fit_loop": {}}, "pytorch-lightning_version": "2.6.6"},
+            **{key: [] for key in ("optimizer_states", "lr_schedulers")},
         }
         write_checkpoint(content, tmp_path / "run" / "checkpoints" / f"{images:09d}.ckpt")
     return tmp_path / "run"
@@ -80,6 +83,37 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(run_dir, caplog, dama
     assert caplog.messages[-1] == f"no whole checkpoint is left in {run_dir}: starting anew"
 
 
+def test_a_checkpoint_that_rank_0_sets_aside_meanwhile_is_passed_over(run_dir, monkeypatch):
+    read = resume._read
+
+    def late(path):
+        if path.name == "000000024.ckpt":
+            path.rename(f"{path}.damaged")
+            path.stat()
+        return read(path)
+
+    monkeypatch.setattr(resume, "_read", late)
+    monkeypatch.setattr(resume, "rank", lambda: 1)
+    resumed = find("true", run_dir)
+    assert resumed is not None
+    assert resumed.images_seen == 16
+
+
+def test_the_same_words_go_on_with_a_run_that_began_from_another(run_dir, tmp_path, caplog):
+    """As a scheduler gives them again when it starts a job anew."""
+    caplog.set_level("INFO")
+    ours = shutil.copytree(run_dir, tmp_path / "ours")
+    with pytest.raises(UserError, match="ours' holds a run: resume=true goes on with it"):
+        find(str(run_dir), ours)
+    (ours / "config.yaml").write_text(yaml.safe_dump({"resume": str(run_dir)}))
+    resumed = find(str(run_dir), ours)
+    assert resumed is not None
+    assert resumed.path == ours / "checkpoints" / "000000024.ckpt"
+    assert f"{ours} began from {run_dir}: going on with it" in caplog.text
+    with pytest.raises(UserError, match="ours' holds a run: resume=true goes on with it"):
+        find(str(run_dir / "checkpoints" / "000000016.ckpt"), ours)
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -130,6 +164,14 @@ def test_what_cannot_be_gone_on_with_is_one_line(run_dir, tmp_path):
         torch.save({"impasto": record, "state_dict": {}, "global_step": 1, "loops": []}, tmp_path / "odd.ckpt")
         with pytest.raises(UserError, match="but not one that Impasto's training wrote"):
             find(str(tmp_path / "odd.ckpt"), tmp_path / "new")
+    for odd in ({"loops": {}}, {"loops": 5}):
+        whole = torch.load(older, weights_only=True)
+        torch.save({**whole, **odd}, tmp_path / "odd.ckpt")
+        with pytest.raises(UserError, match="does not say how far its training had come"):
+            find(str(tmp_path / "odd.ckpt"), tmp_path / "new")
+    copied = shutil.copy(older, run_dir / "checkpoints" / "good.ckpt")  # its own name hides no later ones
+    with pytest.raises(UserError, match="its run went on to 000000024.ckpt: remove what came later"):
+        find(str(copied), run_dir)
     branch = find(str(older), tmp_path / "new")
     assert branch is not None
     assert branch.images_seen == 8

@@ -1,3 +1,4 @@
+import shutil
 from datetime import datetime
 
 import pytest
@@ -98,6 +99,9 @@ def test_runs_of_a_sweep_go_on_from_one_with_its_words(started, tmp_path):
     runs = started("-m", "resume=first", "seed=1,2")
     assert list(runs) == ["first-seed_1", "first-seed_2"]
     assert all("resume=first" in words for words in runs.values())  # each takes the others by itself
+    shutil.copytree(tmp_path / "first", tmp_path / "first-seed_1")  # which was begun, and stopped
+    assert list(started("-m", "resume=first", "seed=1,2")) == ["first-seed_1", "first-seed_2"]
+    assert list(started("-m", "resume=true", "hydra.run.dir=first")) == ["first"]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,7 @@ def test_runs_of_a_sweep_go_on_from_one_with_its_words(started, tmp_path):
         (["style=poppies", "hydra.sweep.dir=out"], "hydra.sweep.dir=out has no say"),
         (["style=poppies", "hydra.verbose=true"], "hydra.verbose=true has no say"),
         (["style=poppies", "seed=[1"], "is not understood"),
+        (["style=poppies", "hydra.run.dir=/"], "hydra.run.dir=/ has no name that runs could have beside it"),
         (["style=poppies", "strength=1,2", "resume=true"], "go on in 'runs/poppies/2020': hydra.run.dir=DIR goes on"),
     ],
 )

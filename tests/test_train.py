@@ -426,11 +426,13 @@ def test_a_previews_mistakes_are_told_before_it_is_begun(tmp_path, monkeypatch):
         ({"strength": 1.0, "stroke": 5}, "run", "stroke=5 should be in 16…4096 px"),
         ({"strength": -2.0, "stroke": 40}, "run", "strength=-2.0 should be above 0"),
         ({"strength": 1.0, "stroke": 40}, "before", "before/preview_sheet.jpg' is there, and would be written over"),
+        ({"name": "../../elsewhere"}, "run", "style.name='../../elsewhere' should do as a file name"),
         ({"strength": 1.0, "stroke": 40}, "file", "cannot write '.*file/preview_sheet.jpg': Not a directory"),
     ):
         with pytest.raises(UserError, match=line):
             trainer = {"accelerator": "cpu", "precision": config.pop("precision", "auto")}
-            preview.preview({"trainer": trainer, "data": {"root": PHOTOS}, **config}, tmp_path / place)
+            style = {"name": config.pop("name", "mine")}
+            preview.preview({"trainer": trainer, "data": {"root": PHOTOS}, "style": style, **config}, tmp_path / place)
 
 
 def test_a_preview_takes_our_photo_for_a_pack_and_passes_over_damaged_ones(tmp_path, photos, caplog):

@@ -4,7 +4,7 @@ from datetime import datetime
 import pytest
 import yaml
 
-from impasto.commands.training_words import as_begun, composed, run_dir, trainer_of
+from impasto.commands.training_words import as_begun, composed, run_dir, trainer_of, with_search_path
 from impasto.errors import UserError
 
 from .conftest import ROOT
@@ -94,6 +94,22 @@ def test_what_is_gone_on_with_is_a_run_and_what_it_learned_from_is_there(tmp_pat
     monkeypatch.chdir(run / "checkpoints")
     assert run_dir(NOW, "mine", "000000008.ckpt") == ".."
     assert run_dir(NOW, "mine", "../checkpoints/000000008.ckpt") == ".."
+
+
+def test_a_folder_of_ones_own_configuration_that_has_gone_is_named(tmp_path):
+    own = tmp_path / "it's mine"
+    (own / "style").mkdir(parents=True)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "000000008.ckpt").touch()
+    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(with_search_path([f"--config-dir={own}", "style=mine"])))
+    assert "style=mine" in as_begun(CONFIGS, [f"resume={tmp_path}"])
+    own = own.rename(tmp_path / "moved")
+    with pytest.raises(
+        UserError, match="--config-dir=.*/it's mine, as the run was begun, is not here: say where it is"
+    ):
+        as_begun(CONFIGS, [f"resume={tmp_path}"])
+    now = with_search_path([f"resume={tmp_path}", f"--config-dir={own}"])
+    assert "style=mine" in as_begun(CONFIGS, now)
 
 
 def test_null_is_nothing_where_that_is_the_default(tmp_path):

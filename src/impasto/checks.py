@@ -1,14 +1,28 @@
 """A run's configuration, checked before its photos are looked at and batch sizes are tried."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from impasto.data.choices import check_choices
 from impasto.errors import UserError
+from impasto.files import STYLE_BYTES
 from impasto.image import check_folder
 from impasto.losses.objective import check_strength, check_stroke
 from impasto.machine import check_devices, check_precision
 from impasto.models.vgg import LAYERS, smallest_input
 from impasto.schedule import Schedule
+
+
+def check_names(style: object, run_dir: Path) -> None:
+    """Raise `UserError` where a style's name cannot be that of files, or torch could not open those of the run."""
+    if not isinstance(style, str) or style != Path(style).name or not style.strip("."):
+        raise UserError(f"style.name={style!r} should do as a file name")
+    if len(os.fsencode(style)) > STYLE_BYTES:
+        raise UserError(f"style.name={style!r} is too long for a file name: it may have {STYLE_BYTES} bytes")
+    for option, value in (("style.name", style), ("hydra.run.dir", str(run_dir))):
+        if value.encode("utf-8", "ignore").decode() != value:
+            raise UserError(f"{option}={value!r} is not UTF-8: torch cannot open files of that name")
 
 
 def check_words(config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from impasto.assets import PHOTOS
+from impasto.checks import check_names
 from impasto.data.pack import is_pack
 from impasto.errors import UserError
 from impasto.files import check_absent
@@ -36,6 +37,7 @@ def preview(config: dict[str, Any], run_dir: Path) -> Path:
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
     if device.type == "cuda":
         device = choose_device(first_device(config["trainer"]))
+    check_names(config["style"]["name"], run_dir)
     path = run_dir / "preview_sheet.jpg"
     check_writable(path)
     check_absent(path)

@@ -134,23 +134,29 @@ def find(resume: str | bool, run_dir: Path) -> Resumed | None:
     if named and not place.exists():
         raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
     here = run_dir.resolve() in (place.resolve(), place.resolve().parent.parent)
+    if checkpoints(run_dir) and named and not here and _began_from(run_dir) == str(resume):
+        log.info("%s began from %s: going on with it", run_dir, resume)
+        place, here = run_dir, True
     if checkpoints(run_dir) and (choice == "false" or not here):
         raise UserError(f"{str(run_dir)!r} holds a run: resume=true goes on with it, or name another folder")
     if choice == "false":
         return None
     if place.is_file():
-        if later := [path for path in checkpoints(run_dir) if path.name > place.name]:
+        resumed = _read(place)
+        if later := [path for path in checkpoints(run_dir) if path.name > f"{resumed.images_seen:09d}.ckpt"]:
             raise UserError(
                 f"resume={resume}: its run went on to {later[0].name}: remove what came later, "
                 "or name another folder with hydra.run.dir=DIR"
             )
-        return _read(place)
+        return resumed
     for path in checkpoints(place):
         try:
             return _read(path)
-        except UnreadableError:  # an older one would lose what this one may hold
-            raise
-        except UserError as error:
+        except (UserError, FileNotFoundError) as error:
+            # of one that cannot be read now, an older one would lose what it may hold; a damaged one may have been set
+            # aside by rank 0 meanwhile
+            if isinstance(error, UnreadableError) and path.exists():
+                raise
             log.warning("passed over: %s", error)
             if here and rank() == 0:
                 path.replace(path.with_name(f"{path.name}.damaged"))  # else it would count as one to keep
@@ -161,6 +167,15 @@ def find(resume: str | bool, run_dir: Path) -> Resumed | None:
     else:
         log.info("Nothing to go on from in %s: starting", run_dir)
     return None
+
+
+def _began_from(run_dir: Path) -> str | None:
+    """What the run in a folder was told to go on from, where that was another's."""
+    try:
+        config = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return config.get("resume") if isinstance(config, dict) else None
 
 
 def run_of(place: Path) -> Path:
@@ -190,12 +205,15 @@ def alone(run_dir: Path) -> Iterator[None]:
 
 def _read(path: Path) -> Resumed:
     content, whole = load_training_checkpoint(path), load_archive(path)
-    if not whole.keys() >= {"loops", "optimizer_states", "lr_schedulers"}:
+    if not whole.keys() >= {"loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}:
         raise UserError(f"{str(path)!r} holds a network without its optimizer: it cannot go on")
+    if not isinstance(whole["loops"], Mapping) or "fit_loop" not in whole["loops"]:
+        raise UserError(f"{str(path)!r} does not say how far its training had come: it cannot go on")
     # copied, as an archive's are mapped to its file, which Windows then neither replaces nor removes
     content["net"] = {name: weights.clone() for name, weights in content["net"].items()}
-    validated_at = int(whole.get("validated_at", content["images_seen"]))
-    callbacks = whole.get("callbacks")
+    validated_at, callbacks = whole.get("validated_at"), whole.get("callbacks")
+    if not isinstance(validated_at, int):
+        validated_at = content["images_seen"]
     return Resumed(path, content, validated_at, callbacks if isinstance(callbacks, Mapping) else {})
 
 

@@ -1,9 +1,11 @@
 """How long a run is, and its learning rate."""
 
 from dataclasses import dataclass
-from math import cos, inf, pi
+from math import cos, pi
 
 from impasto.errors import UserError
+
+HIGHEST = 1e30  # learning rate, which float32 holds
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Schedule:
         for key, fits, range_ in (
             ("images", self.images >= 1, "at least 1"),
             ("warmup", self.warmup >= 0, "at least 0"),
-            ("learning_rate", 0 < self.learning_rate < inf, "above 0"),
+            ("learning_rate", 0 < self.learning_rate <= HIGHEST, f"above 0 and at most {HIGHEST:g}"),
             ("final", 0 <= self.final <= 1, "in 0…1"),
         ):
             if not fits:

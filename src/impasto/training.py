@@ -1,8 +1,8 @@
 """Configuration → objects → `fit` → the inference file."""
 
 import logging
-import os
 import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from impasto.assets import provenance
 from impasto.callbacks import ProgressLines, StyleTarget, StylizedPictures, Throughput, TrainingProgress
 from impasto.checkpoint import learned_in_all, same_photos, save_network
-from impasto.checks import check_words, schedule_of
+from impasto.checks import check_names, check_words, schedule_of
 from impasto.data.content import ContentDataModule
 from impasto.data.scan import fingerprint, write_rejects
 from impasto.errors import UserError
 from impasto.events import Events
-from impasto.files import STYLE_BYTES, check_place, write_text
+from impasto.files import check_place, whole_file, write_text
 from impasto.guards import explained, watches
 from impasto.guards.batch_size import with_batch_size
 from impasto.guards.collapse import Collapse
@@ -51,6 +51,8 @@ from impasto.stopping import StopSignals
 
 log = logging.getLogger("impasto")
 
+REJECTED = "rejected.jsonl"  # of the run folder: photos that are left out
+
 # Largest norm of a gradient of relative terms. Of 1,900 logged in runs by batches of one, half are below 2, all below
 # 20; a crop that is nearly even, of which instance norm makes a picture, has ten thousand, and as Adam remembers that
 # for thousands of images, its steps would be small as long.
@@ -72,21 +74,15 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
         raise UserError(f"seed={config['seed']} should be in 0…{2**32 - 1}")
     pl.seed_everything(config["seed"], verbose=False)
     name = config["style"]["name"]
-    if not isinstance(name, str) or name != Path(name).name or not name.strip("."):
-        raise UserError(f"style.name={name!r} should do as a file name")
-    if len(os.fsencode(name)) > STYLE_BYTES:
-        raise UserError(f"style.name={name!r} is too long for a file name: it may have {STYLE_BYTES} bytes")
-    for option, value in (("style.name", name), ("hydra.run.dir", str(run_dir))):
-        if value.encode("utf-8", "ignore").decode() != value:
-            raise UserError(f"{option}={value!r} is not UTF-8: torch cannot open files of that name")
+    check_names(name, run_dir)
     with StopSignals() as stops, ExitStack() as held:
         there = run_dir.is_dir()
         if there:  # before its checkpoints are looked at
             held.enter_context(alone(run_dir))
         resumed, exported = find(config["resume"], run_dir), run_dir / f"{name}.safetensors"
-        if resumed is None:
+        if not checkpoints(run_dir):
             _check_folder(run_dir, exported)
-        else:
+        if resumed:
             config, words = _going_on(config, words, resumed)
         check_words(config)
         check_place(run_dir / "config.yaml")
@@ -115,7 +111,7 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
             kept = (*module.record, "learning_rate_factor")  # which a guard may have added
             module.record = {key: resumed.content[key] for key in kept if key in resumed.content}
         if left or not (run_dir / "config.yaml").exists():
-            _start_folder(config, run_dir, data, words)
+            _start_folder(config, run_dir, data, words, resumed)
         if resumed:
             log.info("Going on from %s: %d of %d images seen", resumed.path, resumed.images_seen, module.images)
         if compiled:
@@ -148,8 +144,8 @@ def _check_folder(run_dir: Path, exported: Path) -> None:
         )
     # a run that was killed early has left its words; those of this one may be there before another rank looks
     if rank() == 0 and not (run_dir / OVERRIDES).exists():
-        for own in (run_dir / "config.yaml", run_dir / "preview.jpg"):
-            if own.exists():
+        for name in ("config.yaml", "preview.jpg", REJECTED):
+            if (own := run_dir / name).exists():
                 raise UserError(f"{str(own)!r} is there, and of no run: name another folder with hydra.run.dir=DIR")
 
 
@@ -302,15 +298,20 @@ def _fit(
 
 
 @rank_zero_only
-def _start_folder(config: dict[str, Any], run_dir: Path, data: ContentDataModule, words: Sequence[str]) -> None:
+def _start_folder(
+    config: dict[str, Any], run_dir: Path, data: ContentDataModule, words: Sequence[str], resumed: Resumed | None
+) -> None:
     for name, content in ((OVERRIDES, list(words)), ("config.yaml", config)):
         write_text(run_dir / name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     if data.rejects:
-        write_rejects(run_dir / "rejected.jsonl", data.rejects)
+        write_rejects(run_dir / REJECTED, data.rejects)
     else:  # of the run before data.keep= was said
-        (run_dir / "rejected.jsonl").unlink(missing_ok=True)
+        (run_dir / REJECTED).unlink(missing_ok=True)
     for left_over in (run_dir / "checkpoints").glob(".*.ckpt"):  # by a run killed while it wrote
         left_over.unlink()
+    if resumed and not checkpoints(run_dir):  # of another run: killed before it saves, this one begins there again
+        with whole_file(run_dir / "checkpoints" / f"{resumed.images_seen:09d}.ckpt") as temporary:
+            shutil.copyfile(resumed.path, temporary)
     runs = run_dir.parent.parent
     log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, shlex.quote(str(runs if runs.name else run_dir)))
 

@@ -53,7 +53,10 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
         config = composed(config_dir, [*_begun(combination, taken), *combination, *taken], when)
         trainer = plain(config)["trainer"]
         folder = Path(config.hydra.run.dir)
-        folder = folder if folder.name else folder.absolute()  # as . has none
+        if folder.name in ("", ".."):  # as . has none
+            folder = folder.resolve()
+        if not folder.name:
+            raise UserError(f"hydra.run.dir={folder} has no name that runs could have beside it: name a folder")
         if not named and str(config.resume).lower() == "true" and folder in [place for place, *_ in found]:
             raise UserError(
                 f"several runs would go on in {str(folder)!r}: hydra.run.dir=DIR goes on with each, where DIR is the "
@@ -70,7 +73,7 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
         runs[place] = said
         rooms.append(places_for(trainer_of(config_dir, place, said) if begun_with(place) else trainer))
     if len(runs) < len(found):
-        raise UserError(f"several runs would go to {str(folder)!r}: their words are the same, or too long for a name")
+        raise UserError(f"several runs would go to {str(folder)!r}: their words are too alike, or too long, for a name")
     room = min(rooms, key=lambda room: (len(room), room != [{}]))  # in which the run that takes most has its devices
     log.info("%d runs, %d at a time", len(runs), min(len(runs), len(room)))
     if failed := run_all(config_dir.parent / "train.py", runs, room):
@@ -80,8 +83,10 @@ def train_all(config_dir: Path, words: Sequence[str]) -> None:
 def _begun(combination: Sequence[str], taken: Sequence[str]) -> list[str]:
     """What the run or checkpoint that `resume=` names was begun with, and these do not say."""
     words = [*combination, *taken]
-    resume = dict(word.split("=", 1) for word in words if "=" in word).get("resume", "false")
-    return [] if resume.lower() in ("true", "false") else begun_besides(Path(cli.at_home(resume)), words)
+    said = dict(word.split("=", 1) for word in words if "=" in word)
+    resume = said.get("resume", "false")
+    place = {"true": said.get("hydra.run.dir", ""), "false": ""}.get(resume.lower(), resume)
+    return begun_besides(Path(cli.at_home(place)), words) if place else []
 
 
 def _several(word: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The command line's words for training → Hydra's configuration: what they mean, and what they leave open."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
@@ -14,6 +15,7 @@ from impasto.errors import UserError
 
 READ = ("style.image", "data.root", "data.validation_root", "vgg.path")  # files and folders
 NULL = ("data.validation_root=null", "vgg.path=null")  # as these are where nobody says more
+SEARCH_PATH = "hydra.searchpath="  # Hydra's word for --config-dir
 # values that are taken as they are; every other one is read by Hydra's grammar
 LITERAL = (*READ, "style.name", "data.packs", "data.keep", "init", "resume", "hydra.run.dir")
 
@@ -62,6 +64,8 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
             f"{gone[0]}, as the run was begun, is not here: say where it is now, or go on from the folder that it was "
             "begun in"
         )
+    if moved := [folder for folder in _search_path(kept) if not Path(folder).is_dir()]:
+        raise UserError(f"--config-dir={moved[0]}, as the run was begun, is not here: say where it is now")
     if kept:
         _say(f"As the run was begun: {' '.join(kept)}")
     return [*kept, *words]
@@ -106,8 +110,12 @@ def begun_besides(place: Path, words: Sequence[str]) -> list[str]:
 def trainer_of(config_dir: Path, folder: Path, words: Sequence[str]) -> dict[str, Any]:
     """The trainer's configuration of a run in `folder`: as its words say, else as it was begun. Raises `UserError`."""
     begun = [word for word in begun_besides(folder, words) if word.startswith("trainer")]
-    trainer: dict[str, Any] = plain(composed(config_dir, [*begun, *words, f"hydra.run.dir={folder}"]))["trainer"]
-    return trainer
+    return trainer_in(composed(config_dir, [*begun, *words, f"hydra.run.dir={folder}"]))
+
+
+def trainer_in(config: DictConfig) -> dict[str, Any]:
+    """The trainer's part of a configuration, of which others may not be known yet."""
+    return plain(OmegaConf.masked_copy(config, ["trainer"]))["trainer"]
 
 
 def with_search_path(words: Sequence[str]) -> list[str]:
@@ -124,7 +132,13 @@ def with_search_path(words: Sequence[str]) -> list[str]:
         if not folder or not Path(folder).is_dir():
             raise UserError(f"--config-dir={folder}: there is no such folder")
         folders.append("'file://{}'".format(str(Path(folder).resolve()).replace("'", "\\'")))
-    return [*rest, f"hydra.searchpath=[{','.join(folders)}]"] if folders else rest
+    return [*rest, f"{SEARCH_PATH}[{','.join(folders)}]"] if folders else rest
+
+
+def _search_path(words: Sequence[str]) -> list[str]:
+    """The folders that `with_search_path` has made a word of."""
+    path = next((word for word in words if word.startswith(SEARCH_PATH)), "")
+    return [folder.replace("\\'", "'") for folder in re.findall(r"'file://((?:\\.|[^'\\])*)'", path)]
 
 
 def choices_for_this_machine(words: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ def watches(
     config: dict[str, Any], run_dir: Path, module: StyleTransferModule, data: ContentDataModule
 ) -> list[Callback]:
     """The callbacks that watch the loader and the machine. Raises `UserError` for a disk that the run would fill."""
-    validations = -(-module.images // config["validation"]["every"])
+    validations = -(-module.images // max(config["validation"]["every"], data.batch_size))  # one a step, at most
     entries = module.images // data.batch_size // config["trainer"]["log_every"]
     needed = space_needed(module.net, max(256, data.image_size), validations, entries)
     check_space(run_dir, still_needed(run_dir, needed))

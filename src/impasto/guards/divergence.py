@@ -16,6 +16,7 @@ log = logging.getLogger("impasto")
 
 POLICIES = ("lower", "stop")
 WINDOW = 10  # steps between two looks at the losses, which stay on the device until then
+LEAST = 3  # steps by which what comes after the last window is judged: no single spike decides
 BLOWN_UP = 3.0  # times the lowest level so far; see the class
 LOWERED = 0.3  # times the learning rate, after each return
 RETURNS = 3  # at most, until training stops
@@ -28,13 +29,14 @@ class Divergence(pl.Callback):
     or not finite, as a loss counts whose gradient is not. So single spikes and single NaNs pass: the module leaves out
     a step without a finite gradient. Measured, one image at a time: from random weights medians are at most 1.2 times
     the lowest before, single losses 2.1 times; at a learning rate of 0.1 medians rise to 4 times, at 1 to 25 times.
-    Photos go on: none is shown again. `policy` is `lower`, or `stop` at the first bad window.
+    Photos go on: none is shown again. `policy` is `lower`, or `stop` at the first bad window. Where a run's last steps,
+    which make no whole window, are bad, the weights before them are the result.
 
     All ranks decide alike, by the losses' mean over them. A checkpoint holds its window's losses (the first rank's), so
     that a resumed run judges where an uninterrupted one does, but no weights to go back to other than its own. Where a
     checkpoint is at a window's end, the run that goes on forgets others, too, and both stay the same.
     Raises `UserError` for another policy, `TrainingError` where the loss has blown up for good: back to the last
-    good weights.
+    good weights; and where a whole run has none but those that it began with.
     """
 
     def __init__(self, policy: str) -> None:
@@ -56,17 +58,27 @@ class Divergence(pl.Callback):
         self.losses.append(torch.where(loss.isfinite() & pl_module.gradient_norm.isfinite(), loss, inf))
         if len(self.losses) < WINDOW:
             return
-        window = torch.stack([each.to(loss.device) for each in self.losses])  # a checkpoint's are on the CPU
-        losses = trainer.strategy.reduce(window, reduce_op="mean").tolist()
-        self.losses = []
-        if self.lowest == inf:
-            self.lowest = losses[0]  # before the first step
-        level = median(losses)
-        if not isfinite(level) or level > BLOWN_UP * self.lowest:
+        level = self._level(trainer)
+        if self._is_bad(level):
             self._return(trainer, pl_module, level)
         else:
             self.lowest = min(self.lowest, level)
             self.good, self.newest = self.newest, _State(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Look at what comes after the last window."""
+        left = self.losses
+        level = self._level(trainer) if len(left) >= LEAST else 0.0
+        if not all(weights.isfinite().all() for weights in pl_module.net.parameters()):
+            level = inf
+        elif not self._is_bad(level):
+            self.losses = left  # for a run that goes on to more images
+            return
+        good, what = self._restored(trainer, pl_module, level)
+        if not good.images:
+            raise TrainingError(f"{what}, which have learned nothing; lower {_rate(pl_module)}, and begin anew")
+        pl_module.validated_at = good.images
+        log.warning("%s: they are the result", what)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Forget what a run that is resumed from here will not know, amid a window excepted."""
@@ -87,25 +99,46 @@ class Divergence(pl.Callback):
             self.losses = [torch.tensor(loss) for loss in state.get("losses", ())]
             self._lower(pl_module, state["returns"])
 
+    def _level(self, trainer: pl.Trainer) -> float:
+        """The median of the losses since the last window."""
+        device = trainer.strategy.root_device
+        window = torch.stack([each.to(device) for each in self.losses])  # a checkpoint's are on the CPU
+        losses = trainer.strategy.reduce(window, reduce_op="mean").tolist()
+        self.losses = []
+        if self.lowest == inf:
+            self.lowest = losses[0]  # before the first step
+        return median(losses)
+
+    def _is_bad(self, level: float) -> bool:
+        return not isfinite(level) or level > BLOWN_UP * self.lowest
+
     def _lower(self, pl_module: Any, returns: int) -> None:
         self.returns = returns
         pl_module.rate_factor = LOWERED**returns
         if returns:
             pl_module.record["learning_rate_factor"] = pl_module.rate_factor
 
-    def _return(self, trainer: pl.Trainer, pl_module: Any, level: float) -> None:
+    def _restored(self, trainer: pl.Trainer, pl_module: Any, level: float) -> tuple["_State", str]:
+        """The last good weights, which are put back, and why, in words."""
         good = self.good or self.newest
         assert good is not None  # set where the window started
         good.restore(trainer, pl_module)
         self.newest = good
         what = f"has risen to {level:.3g}, from {self.lowest:.3g}" if isfinite(level) else "is not finite"
-        what = f"the loss {what} at {pl_module.images_seen} images: back to the weights of {good.images} images"
-        rate = f"schedule.learning_rate={pl_module.schedule.learning_rate:g}"
+        return good, f"the loss {what} at {pl_module.images_seen} images: back to the weights of {good.images} images"
+
+    def _return(self, trainer: pl.Trainer, pl_module: Any, level: float) -> None:
+        _, what = self._restored(trainer, pl_module, level)
+        rate = _rate(pl_module)
         if self.policy == "stop" or self.returns == RETURNS:
             tried = f", having lowered it {self.returns} times" if self.returns else ""
             raise TrainingError(f"{what}, and stopped{tried}; lower {rate} or strength=, then resume=true")
         self._lower(pl_module, self.returns + 1)
         log.warning("%s, and on with %.2g times %s", what, pl_module.rate_factor, rate)
+
+
+def _rate(pl_module: Any) -> str:
+    return f"schedule.learning_rate={pl_module.schedule.learning_rate:g}"
 
 
 class _State:
