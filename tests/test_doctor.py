@@ -2,7 +2,9 @@
 
 import json
 import logging
+from importlib import metadata
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -113,3 +115,14 @@ def test_machines_get_json_and_an_exit_status(monkeypatch, capsys, well, status)
 def test_negative_seconds_are_one_line():
     with pytest.raises(UserError, match="seconds=-1.0 should be from 0 on"):
         doctor.doctor(Path("configs"), ["seconds=-1"])
+
+
+def test_an_extra_is_there_by_whatever_package_brings_its_module(monkeypatch):
+    """As onnxruntime-gpu does, on top of which the other would be installed."""
+    monkeypatch.setattr(diagnosis.metadata, "version", Mock(side_effect=metadata.PackageNotFoundError))
+    monkeypatch.setattr(diagnosis, "find_spec", lambda name: name in ("onnxruntime", "cv2") or None)
+    assert [diagnosis._installed(name) for name in ("onnxruntime", "opencv-python-headless", "ray")] == [
+        True,
+        True,
+        False,
+    ]

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 import zipfile
 from functools import partial
@@ -251,3 +252,10 @@ def test_a_graph_runs_without_torch(run, graph, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "b.png").is_file()
+
+
+def test_a_networks_path_is_read_in_any_case_and_told_of_where_libraries_cannot_open_it(tmp_path, graph):
+    shutil.copy(graph[1], tmp_path / "NET.ONNX")
+    assert load_engine(tmp_path / "NET.ONNX").metadata["style"] == METADATA["style"]
+    with pytest.raises(UserError, match=r"caf.udce9/net.onnx' cannot be read: its path is not UTF-8"):
+        load_engine(tmp_path / "caf\udce9" / "net.onnx")

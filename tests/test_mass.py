@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,6 +72,8 @@ def test_a_bucket_is_listed_as_a_folder_is(photos, bucket):
     entries = list(Source("memory://photos", "memory://out"))
     assert {entry.name for entry in entries} == {entry.name for entry in Source(str(photos), "/out")}
     assert all(storage.read(entry.source) == (photos / entry.name).read_bytes() for entry in entries)
+    storage.write("memory://photos/.ipynb_checkpoints/a.jpg", b"content")  # hidden
+    assert len(list(Source("memory://photos", "memory://out"))) == len(entries)
 
 
 def test_what_another_run_painted_below_is_no_photo(photos, bucket):
@@ -128,7 +131,8 @@ def test_a_text_manifest_has_a_path_in_each_line(tmp_path):
 @pytest.mark.parametrize(
     ("source", "chosen"),
     [("../a.jpg", None), ("a.jpg", "../a.jpg"), ("a.jpg", "/etc/a.jpg"), ("a.jpg", "x/../../a.jpg"), ("a.jpg", "..")]
-    + [("..", None), ("a.jpg", "a\0.jpg"), ("a.jpg", "a.exe"), (f"{'x' * 256}.jpg", None), (None, "a.jpg"), (3, None)],
+    + [("..", None), ("a.jpg", "a\0.jpg"), ("a.jpg", "a.exe"), (f"{'x' * 256}.jpg", None), (None, "a.jpg"), (3, None)]
+    + [("\ud800.jpg", None), ("a.jpg", "\ud83d.png"), ("a\0.jpg", "b.png")],
 )
 def test_no_row_writes_outside_of_the_output_and_the_rest_is_done(painter, tmp_path, source, chosen):
     noise_image(9, 9).save(tmp_path / "a.jpg")
@@ -433,3 +437,21 @@ def test_verified_results_are_pictures(tmp_path):
     checks = np.array([check_mark("a.png", written.getvalue()[:-30])], np.uint64)
     (record,) = given(Verifier(str(tmp_path), checks), [Entry("x", "a.png")])
     assert record["status"] == "lost"
+
+
+def test_json_that_is_nested_without_end_is_one_line(tmp_path):
+    (tmp_path / "list.jsonl").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="line 1 of the manifest .* is no JSON object"):
+        list(Source(str(tmp_path / "list.jsonl"), "/out"))
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("memory://photos", "'memory://photos' is in the memory of one process"),
+        ("zip://in::/photos.zip", "'zip://in::/photos.zip': a folder within a file cannot be listed or written"),
+    ],
+)
+def test_places_that_workers_cannot_share_are_one_line(place, line):
+    with pytest.raises(UserError, match=re.escape(line)):
+        absolute(place)

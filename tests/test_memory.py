@@ -64,6 +64,14 @@ def test_free_memory_heeds_every_limit(monkeypatch, tmp_path):
     own.write_text("4:memory:/elsewhere\n0::/job/step\n")
     assert memory._below_group_limits(tmp_path, own) == [4700]
     assert memory._below_group_limits(tmp_path, Path("absent")) == []
+    old = tmp_path / "memory" / "slurm" / "job"  # of v1
+    old.mkdir(parents=True)
+    for folder, limit in ((old, 0x7FFFFFFFFFFFF000), (old.parent, 8000)):
+        (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (folder / "memory.usage_in_bytes").write_text("5000\n")
+        (folder / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 600\n")
+    own.write_text("4:cpu,cpuacct:/elsewhere\n5:memory:/slurm/job\n")
+    assert min(memory._below_group_limits(tmp_path, own)) == 3600
     monkeypatch.setattr(memory, "_below_address_limit", lambda: [1234])
     assert free_memory(torch.device("cpu")) == 1234
 

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import sys
 import zlib
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms, PngImagePlugin
 
+from impasto.animation import read_animation
 from impasto.errors import PictureError, UserError
 from impasto.levels import as_type, unit
 from impasto.picture import SRGB, Picture, from_pil
@@ -429,3 +431,49 @@ def test_pages_are_counted_without_previews_and_masks(kind, pages, tmp_path):
 def test_what_is_no_tiff_or_damaged_has_one_page(tmp_path):
     noise_image(20, 16).save(tmp_path / "a.png")
     assert count_pages(tmp_path / "a.png") == count_pages(io.BytesIO(b"II*\0damaged")) == 1
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    "keyword",
+    ["gamma", "bit_depth", "nclx_profile", "icc_profile", "transparency", "default_image", "loop", "duration"],
+)
+def test_a_pngs_text_is_not_taken_for_what_pillow_says_of_its_pixels(tmp_path, keyword, after):
+    """Which it puts into one mapping, under any keyword."""
+    photo, text = noise_image(20, 16), PngImagePlugin.PngInfo()
+    text.add_text(keyword, "hello")
+    photo.save(tmp_path / "a.png", pnginfo=None if after else text)
+    if after:  # behind the pixels
+        content, chunk = (tmp_path / "a.png").read_bytes(), io.BytesIO()
+        PngImagePlugin.putchunk(chunk, b"tEXt", keyword.encode() + b"\0hello")
+        (tmp_path / "a.png").write_bytes(content[:-12] + chunk.getvalue() + content[-12:])
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png").pixels, np.asarray(photo))
+    assert read_animation(tmp_path / "a.png") is None
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(from_pil(image).pixels, np.asarray(photo))
+        assert image.text == {keyword: "hello"}  # which is its owner's
+    if keyword == "default_image":  # Pillow itself counts frames by it
+        return
+    frames = [photo, noise_image(20, 16, 1)]
+    frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:], duration=200, pnginfo=text)
+    animation = read_animation(tmp_path / "film.png")
+    assert animation is not None
+    assert len(animation.frames) == 2
+
+
+def test_the_same_picture_is_the_same_file_in_every_process(tmp_path):
+    """Of an sRGB profile that says when it was made, too."""
+    write_picture(Picture(np.asarray(noise_image(9, 7))), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        profile = image.info["icc_profile"]
+    assert struct.unpack(">6H", profile[24:36]) == (2000, 1, 1, 0, 0, 0)
+    assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).startswith("sRGB")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_deep_pictures_are_read_from_any_path(tmp_path, suffix):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    write_picture(Picture(deep()), folder / f"a{suffix}")
+    np.testing.assert_array_equal(read_picture(folder / f"a{suffix}").pixels, deep())

@@ -15,7 +15,7 @@ from impasto.deep import is_tiff
 from impasto.errors import UserError
 from impasto.files import whole_file
 from impasto.levels import LEVELS
-from impasto.picture import SRGB, Picture, from_pil
+from impasto.picture import SRGB, Picture, from_pil, told
 from impasto.picture_files import MEGAPIXELS, check_file, encoding_errors, for_gif, image_errors, open_image, shown
 
 log = logging.getLogger("impasto")
@@ -55,7 +55,7 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
         if _frames(image) <= 1:
             return None
         count, (width, height) = getattr(image, "n_frames", 1), image.size
-        apart = getattr(image, "default_image", False)
+        apart = _stands_apart(image)
         if count * width * height > megapixels * 1e6:
             raise UserError(
                 f"{shown(source)} has {count} frames of {width}×{height} px, more than max_megapixels={megapixels:g}: "
@@ -69,8 +69,9 @@ def read_animation(source: str | os.PathLike[str] | IO[bytes], megapixels: float
             if frame.size != (width, height):  # a damaged GIF's grow
                 raise ValueError(f"frame {len(frames)} is larger than the first")
             frames.append(from_pil(frame.copy()))
-            durations.append(_shown(frame.info.get("duration", UNSAID)))  # known once decoded
-        plays = min(max(int(image.info.get("loop") or 0), 0), 65535)
+            lasts = told(frame, "duration")  # known once decoded
+            durations.append(_shown(UNSAID if lasts is None else lasts))
+        plays = min(max(int(told(image, "loop") or 0), 0), 65535)
         if image.format == "GIF" and (plays or "loop" not in image.info):  # which counts what follows the first showing
             plays += 1
         return Animation(tuple(frames), tuple(_rounded(durations, 1)), plays)
@@ -89,8 +90,12 @@ def count_frames(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
 
 def _frames(image: Image.Image) -> int:
     """Without the picture of a PNG for programs that know no frames."""
-    frames: int = getattr(image, "n_frames", 1) - getattr(image, "default_image", False)
+    frames: int = getattr(image, "n_frames", 1) - _stands_apart(image)
     return frames
+
+
+def _stands_apart(image: Image.Image) -> bool:
+    return getattr(image, "default_image", False) is True  # text, where a PNG has some of that keyword
 
 
 def write_animation(

@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from impasto.picture import PHOTOMETRIC, SRGB, WHITE_IS_ZERO, Picture, is_srgb
+from impasto.picture import PHOTOMETRIC, SRGB, WHITE_IS_ZERO, Picture, is_srgb, told
 
 DEEP = frozenset({".png", ".tif", ".tiff"})  # formats with 16 bits
 BITS = 258  # TIFF's tag
@@ -21,7 +21,7 @@ def is_deep(image: Image.Image) -> bool:
         return False
     tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16"):
-        profile = image.info.get("icc_profile")
+        profile = told(image, "icc_profile")
         return tags.get(PHOTOMETRIC) == WHITE_IS_ZERO or bool(profile and not is_srgb(profile))
     if image.mode not in ("RGB", "RGBA", "RGBa"):
         return False
@@ -59,7 +59,7 @@ def read_deep(
     pyvips.cache_set_max(0)  # it holds decoded pictures in temporary files, and takes a changed file for the one before
     loader = LOADERS[image_format]
     if isinstance(source, str | os.PathLike):
-        image = getattr(pyvips.Image, loader)(os.fspath(source), fail_on="truncated")
+        image = getattr(pyvips.Image, loader)(os.fsencode(source), fail_on="truncated")
     else:
         source.seek(0)
         image = getattr(pyvips.Image, f"{loader}_buffer")(source.read(), fail_on="truncated")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,6 +37,7 @@ from impasto.models.vgg import TORCHVISION_URL, VGG19Features
 from impasto.rehearsal import Rehearsal
 
 PACKAGES = ("impasto", "torch", "torchvision", "pytorch-lightning")
+MODULES = {"onnxruntime": "onnxruntime", "opencv-python-headless": "cv2"}  # of which there are several packages
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's, which LPIPS stands on
 
 
@@ -223,10 +225,11 @@ def _wanted(requirements: Sequence[Requirement], extra: str) -> list[str]:
 
 
 def _installed(name: str) -> bool:
+    """Whether a package, or another that brings the same module, is there."""
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:
-        return False
+        return name in MODULES and find_spec(MODULES[name]) is not None
     return True
 
 

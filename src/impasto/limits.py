@@ -1,18 +1,21 @@
-"""What Linux's control groups (v2), which containers and batch systems make, leave to this process."""
+"""What Linux's control groups (v1 and v2), which containers and batch systems make, leave to this process."""
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def control_groups(root: Path = GROUPS, own: Path = OWN) -> Iterator[Path]:
-    """This process's group and those around it; none elsewhere."""
+def control_groups(controller: str, root: Path = GROUPS, own: Path = OWN) -> Iterator[Path]:
+    """This process's group of a `controller`, memory or cpu, and those around it; none elsewhere."""
     lines = own.read_text().splitlines() if own.is_file() else []
-    for path in (line.removeprefix("0::/") for line in lines if line.startswith("0::")):
-        yield from (root / path, *(root / path).parents)
+    for number, controllers, path in (line.split(":", 2) for line in lines):
+        if number == "0" or controller in controllers.split(","):  # v2 has one tree for all
+            group = (root if number == "0" else root / controller) / path.lstrip("/")
+            yield from (group, *group.parents)
 
 
 def cores(root: Path = GROUPS, own: Path = OWN) -> int:
@@ -24,11 +27,10 @@ def cores(root: Path = GROUPS, own: Path = OWN) -> int:
 def quota(root: Path = GROUPS, own: Path = OWN) -> int | None:
     """How many cores' time there is, rounded up, as `docker run --cpus` limits it; None where nothing does."""
     limits = []
-    for group in control_groups(root, own):
-        try:
-            share, period = (group / "cpu.max").read_text().split()
-        except (OSError, ValueError):  # none here
-            continue
-        if share != "max":
-            limits.append(ceil(int(share) / int(period)))
+    for group in control_groups("cpu", root, own):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # v2, v1
+            with suppress(OSError, ValueError):  # none here
+                share, period = " ".join((group / name).read_text() for name in names).split()
+                if share not in ("max", "-1"):
+                    limits.append(ceil(int(share) / int(period)))
     return min(limits, default=None)

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import platform
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:  # it takes seconds
 # of glibc's malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
+
+# of control groups, v2 and v1: the limit (v1's largest number is none), what is used, and in memory.stat what is files'
+GROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+EXTENDED = 16  # px, by which the default network extends each side: a row of pixels is worked on as 17
 
 # of torch.OutOfMemoryError, of the CPU's allocators, and of the libraries behind both
 SHORTAGE = r"out.of.memory|(not enough|allocate) memory|ALLOC(ATION)?_FAILED|could not (create|execute) a primitive"
@@ -105,13 +113,12 @@ def _below_address_limit() -> list[int]:
 def _below_group_limits(root: Path = GROUPS, own: Path = OWN) -> list[int]:
     """What containers and batch systems leave."""
     room = []
-    for group in control_groups(root, own):
-        try:
-            limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        except OSError:  # none here
-            continue
-        if limit != "max":
-            # files that the system keeps in memory count as used, but it gives them up
-            room.append(max(int(limit) - int(used) + int(statistics["inactive_file"]), 0))
+    for group in control_groups("memory", root, own):
+        for limit_file, used_file, files in GROUP_FILES:
+            with suppress(OSError):  # none here
+                limit, used = ((group / name).read_text().strip() for name in (limit_file, used_file))
+                statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                if limit != "max":
+                    # files that the system keeps in memory count as used, but it gives them up
+                    room.append(max(int(limit) - int(used) + int(statistics[files]), 0))
     return room

@@ -1,9 +1,11 @@
 """`Picture`: upright pixels in sRGB at 8 or 16 bits, transparency, and the EXIF that may be carried on."""
 
 import io
+import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -22,7 +24,9 @@ TURNS = {  # EXIF's orientation → what brings a picture upright
     8: Image.Transpose.ROTATE_90,
 }
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # TIFF's tag, and grey that is stored as a negative
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+_MADE, _DATE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), slice(24, 36)
+# which else would hold the moment of its making, and make every file another
+SRGB = _MADE[: _DATE.start] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + _MADE[_DATE.stop :]
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,12 @@ def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
+def told(image: Image.Image, key: str) -> Any:
+    """What a file says of its pixels; None for a PNG's text, which Pillow puts beside it, under any keyword."""
+    value = image.info.get(key)
+    return None if isinstance(value, str) else value
+
+
 def from_pil(image: Image.Image) -> Picture:
     """A Pillow image of any mode; orientation and colour profile are applied."""
     of_file = image.format is not None
@@ -93,7 +103,10 @@ def from_pil(image: Image.Image) -> Picture:
     negative = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
     exif, turn = kept_exif(image), TURNS.get(orientation(image))
     image = image if turn is None else image.transpose(turn)
-    profile = image.info.get("icc_profile")
+    if "transparency" in image.info and told(image, "transparency") is None:  # for `convert`
+        image = image.copy()
+        del image.info["transparency"]
+    profile = told(image, "icc_profile")
     alpha, full = None, image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # before transparency: Pillow would clip at 255
         levels, clear = _deep_grey(image, of_file), image.info.get("transparency")

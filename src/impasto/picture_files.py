@@ -24,7 +24,7 @@ from impasto.errors import PictureError, UserError, one_line
 from impasto.exif import TIFF, kept_exif, orientation, with_exif
 from impasto.files import whole_file
 from impasto.levels import unit
-from impasto.picture import SRGB, Picture, from_pil
+from impasto.picture import SRGB, Picture, from_pil, told
 
 log = logging.getLogger("impasto")
 
@@ -65,15 +65,15 @@ def read_picture(source: str | os.PathLike[str] | IO[bytes], megapixels: float =
                 raise
             return read_deep(source, "TIFF", b"", check)
         with image:
-            coding, known = image.info.get("gamma", SRGB_CODING), {"srgb", "icc_profile"} & image.info.keys()
-            if image.format == "PNG" and not known and abs(coding - SRGB_CODING) > 0.02:
+            coding, known = told(image, "gamma"), {"srgb", "icc_profile"} & image.info.keys()
+            if image.format == "PNG" and not known and coding is not None and abs(coding - SRGB_CODING) > 0.02:
                 log.warning("%s has gamma %g: its levels are read as sRGB, too dark or pale", shown(source), coding)
             if is_deep(image):
                 opaque = image.format == "TIFF" and image.mode == "RGB"
                 return read_deep(source, str(image.format), kept_exif(image), check, opaque, orientation(image))
-            if (bits := image.info.get("bit_depth", 8)) > 8:  # of HEIC
+            if (bits := told(image, "bit_depth") or 8) > 8:  # of HEIC
                 log.warning("%s has %d bits a channel, of which 8 are read", shown(source), bits)
-            if (image.info.get("nclx_profile") or {}).get("transfer_characteristics") in HDR:
+            if (told(image, "nclx_profile") or {}).get("transfer_characteristics") in HDR:
                 log.warning("%s is HDR: its levels are read as they are, paler", shown(source))
             return from_pil(image)
 

@@ -64,8 +64,8 @@ def as_begun(config_dir: Path, words: list[str]) -> list[str]:
             f"{gone[0]}, as the run was begun, is not here: say where it is now, or go on from the folder that it was "
             "begun in"
         )
-    if moved := [folder for folder in _search_path(kept) if not Path(folder).is_dir()]:
-        raise UserError(f"--config-dir={moved[0]}, as the run was begun, is not here: say where it is now")
+    if lost := [folder for folder in _search_path(kept) if not Path(folder).is_dir()]:
+        raise UserError(f"--config-dir={lost[0]}, as the run was begun, is not here: say where it is now")
     if kept:
         _say(f"As the run was begun: {' '.join(kept)}")
     return [*kept, *words]

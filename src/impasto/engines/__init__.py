@@ -49,13 +49,16 @@ def load_engine(path: Path, device: str = "auto", precision: str = "auto") -> En
 
     `device` is auto, cpu, cuda or mps; `precision` auto, float32 or bfloat16, where the file leaves it open.
     """
-    if path.suffix in EXPORTED and precision != "auto":
+    if str(path).encode("utf-8", "ignore").decode() != str(path):
+        raise UserError(f"{str(path)!r} cannot be read: its path is not UTF-8")
+    suffix = path.suffix.lower()
+    if suffix in EXPORTED and precision != "auto":
         raise UserError(f"precision={precision}: {str(path)!r} was exported in one; a .safetensors leaves it open")
-    if path.suffix == ".onnx":
+    if suffix == ".onnx":
         from impasto.engines.onnx import OnnxEngine
 
         return OnnxEngine(path, device)
-    if path.suffix == ".pt2":
+    if suffix == ".pt2":
         from impasto.engines.compiled import CompiledEngine
 
         return CompiledEngine(path, device)

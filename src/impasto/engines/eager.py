@@ -53,7 +53,7 @@ class EagerEngine:
     @classmethod
     def load(cls, path: Path, device: str = "auto", precision: str = "auto") -> "EagerEngine":
         """From an inference file, or a checkpoint of pytorch/examples. Raises `UserError`."""
-        load = load_peer_network if path.suffix in PEER_SUFFIXES else load_network
+        load = load_peer_network if path.suffix.lower() in PEER_SUFFIXES else load_network
         return cls(*load(path), device, precision)
 
     def __call__(
@@ -62,7 +62,7 @@ class EagerEngine:
         """The stylized images."""
         if self.torch_device.type == "cpu":
             count, _, height, width = content.shape
-            self.room.take(memory_of_pass(count * height, width, int(self.net.arguments["width"]), self.precision))
+            self.room.take(memory_of_pass(height, width, int(self.net.arguments["width"]), self.precision, count))
         with (
             torch.inference_mode(),
             torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.bfloat16),

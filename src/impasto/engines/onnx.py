@@ -9,7 +9,7 @@ from jaxtyping import Float32
 
 from impasto.errors import UserError, one_line
 from impasto.limits import cores, quota
-from impasto.memory import Room
+from impasto.memory import EXTENDED, Room
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 PASS_BYTES = 25  # a pixel and channel at full resolution, at the peak: measured with 32 channels and 12 megapixels
@@ -70,7 +70,7 @@ class OnnxEngine:
         """The stylized image."""
         height, width = content.shape[2:]
         if self.device == "cpu":
-            self.room.take(height * width * self.pixel_bytes)
+            self.room.take((height + EXTENDED) * (width + EXTENDED) * self.pixel_bytes)
         try:
             return self.session.run(None, {"content": content})[0]
         except Exception as error:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from impasto.errors import UserError, one_line
+from impasto.limits import cores as usable_cores
 
 log = logging.getLogger("impasto")
 
@@ -50,9 +51,7 @@ def running(workers: Workers, store_bytes: int) -> Iterator[None]:
     folder, before = None, _children()
     if workers.address is None:
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves workers on a machine with other work
-        # as `hardware.cores` counts them, which takes torch, as only the workers do
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        cpus = max(cpus, (workers.number or 1) * (workers.cores or 1))  # more than there are may be asked for
+        cpus = max(usable_cores(), (workers.number or 1) * (workers.cores or 1))  # more than there are may be asked for
         roomy = len(tempfile.gettempdir()) <= FOLDER_CHARACTERS or not os.path.isdir("/tmp")
         folder = tempfile.mkdtemp(prefix="ray", dir=None if roomy else "/tmp")
         os.environ["RAY_TMPDIR"] = folder

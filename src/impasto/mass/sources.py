@@ -5,6 +5,7 @@ Never all in memory, but for the paths of a local folder, which are sorted.
 
 import csv
 import json
+import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,8 +101,10 @@ class Source:
     def _entry(self, source: str, name: str, chosen: str | None) -> Entry:
         """With a name that can be written and leads nowhere else."""
         name = chosen or name.lstrip("/")
+        if not _can_be_called(source) or not _can_be_called(name):
+            return Entry(source, "", f"no file can be called {source!r}, or its result {name!r}")
         path = PurePosixPath(name)
-        if ".." in path.parts or path.is_absolute() or "\0" in name or not path.name:
+        if ".." in path.parts or path.is_absolute() or not path.name:
             return Entry(source, "", f"{name!r} leads out of the output: give {source!r} another name, as `output`")
         suffix = path.suffix.lower()
         if chosen and suffix and suffix not in WRITABLE:
@@ -111,6 +114,13 @@ class Source:
         if any(len(part.encode("utf-8", "surrogateescape")) > NAME_BYTES for part in path.parts):
             return Entry(source, "", f"{source!r} has too long a name for its result's")
         return Entry(source, str(path))
+
+
+def _can_be_called(name: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # half of a character of JSON's
+        return False
 
 
 def _unpainted(place: Path) -> Iterator[str]:
@@ -125,7 +135,7 @@ def _unpainted(place: Path) -> Iterator[str]:
 
 def _is_image(path: str) -> bool:
     name = PurePosixPath(path)
-    return name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
+    return name.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts)
 
 
 def hash64(*texts: str) -> int:
@@ -196,7 +206,7 @@ def _text_rows(file: IO[str], place: str, kind: str) -> Iterator[dict[str, Any]]
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise UserError(f"line {number} of the manifest {place!r} is no JSON object: {line[:80]!r}")
@@ -224,5 +234,9 @@ def _check_columns(place: str, names: list[str]) -> None:
 
 
 def absolute(place: str) -> str:
-    """A path that means the same in another process; a URL as it is. Raises `UserError` for an unknown scheme."""
+    """A path that means the same in another process; a URL as it is. Raises `UserError` for one that cannot be used."""
+    if place.startswith("memory:"):
+        raise UserError(f"{place!r} is in the memory of one process, and workers are others")
+    if "::" in place and "://" in place:
+        raise UserError(f"{place!r}: a folder within a file cannot be listed or written: unpack it first")
     return storage.locate(place)[1] if storage.is_local(place) else place

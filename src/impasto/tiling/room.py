@@ -2,7 +2,7 @@
 
 import torch
 
-from impasto.memory import free_memory
+from impasto.memory import EXTENDED, free_memory
 
 TILES = (1024, 512, 256, 128)  # px: larger ones gain little time and take gigabytes
 ADDRESSED = 2**31  # numbers in a tensor that CUDA's reflection padding takes
@@ -15,9 +15,13 @@ RGB_BYTES = 24  # a pixel of the picture before and after, in float32
 FIXED_BYTES = 256 << 20  # what the libraries take beside
 
 
-def memory_of_pass(height: int, width: int, channels: int, precision: str) -> int:
-    """Bytes that one pass over the whole takes; `channels` is the network's width, `precision` float32 or bfloat16."""
-    return height * width * (channels * PASS_BYTES[precision] + RGB_BYTES) + FIXED_BYTES
+def memory_of_pass(height: int, width: int, channels: int, precision: str, count: int = 1) -> int:
+    """Bytes that one pass over `count` whole pictures takes.
+
+    `channels` is the network's width, `precision` float32 or bfloat16.
+    """
+    pixels = count * (height + EXTENDED) * (width + EXTENDED)
+    return pixels * (channels * PASS_BYTES[precision] + RGB_BYTES) + FIXED_BYTES
 
 
 def choose_tile(
