@@ -219,7 +219,7 @@ def test_a_run_begun_from_anothers_checkpoint_begins_there_again(main, tmp_path,
             main(*words, "schedule.images=8", "resume=run", "hydra.run.dir=project")
         (tmp_path / "project" / name).unlink()
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(training, "_fit", lambda *_: sys.exit(1))
+        patched.setattr(StyleTransferModule, "training_step", lambda *_: sys.exit(1))
         main(*words, "schedule.images=8", "resume=run", "hydra.run.dir=other")
     assert [path.name for path in checkpoints(tmp_path / "other")] == ["000000004.ckpt"]
     main(*words, "schedule.images=8", "resume=true", "hydra.run.dir=other")

@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+import shutil
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,7 +15,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from impasto.errors import TrainingError, UserError
 from impasto.events import Events
-from impasto.resume import checkpoints, write_checkpoint
+from impasto.files import whole_file
+from impasto.resume import Resumed, checkpoints, write_checkpoint
 from impasto.stopping import StopSignals
 
 log = logging.getLogger("impasto")
@@ -61,11 +63,14 @@ class SavedRun(Checkpoint):
     what a resumed run adds. A wish to stop ends the process, also in the middle of a validation, which the resumed
     run then begins with. All ranks act on the highest rank's wish.
 
-    Without room for a checkpoint the run goes on, and tries again when the next one is due.
+    Without room for a checkpoint the run goes on, and tries again when the next one is due. Begun from a checkpoint of
+    another run, it takes a copy first: killed before it saves, it begins there again.
     """
 
-    def __init__(self, folder: Path, every: int | str, files: WholeCheckpoints, stops: StopSignals) -> None:
-        self.folder, self.files, self.stops = folder, files, stops
+    def __init__(
+        self, folder: Path, every: int | str, files: WholeCheckpoints, stops: StopSignals, begun: Resumed | None = None
+    ) -> None:
+        self.folder, self.files, self.stops, self.begun = folder, files, stops, begun
         self.images, self.seconds = read_interval(every)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -73,6 +78,13 @@ class SavedRun(Checkpoint):
         self.stops.install()
         self._saved = (monotonic(), pl_module.images_seen)
         self._begun = (trainer.global_step, pl_module.images_seen)
+        # no earlier: all ranks have looked into the folder by now
+        if self.begun and trainer.is_global_zero and not checkpoints(self.folder):
+            try:
+                with whole_file(self.folder / "checkpoints" / f"{self.begun.images_seen:09d}.ckpt") as temporary:
+                    shutil.copyfile(self.begun.path, temporary)
+            except UserError as error:
+                log.warning("%s: the newest whole checkpoint is %s", error, self.begun.path)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """The same where a validation is all there is to do."""

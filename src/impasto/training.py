@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from impasto.data.content import ContentDataModule
 from impasto.data.scan import fingerprint, write_rejects
 from impasto.errors import UserError
 from impasto.events import Events
-from impasto.files import check_place, whole_file, write_text
+from impasto.files import check_place, write_text
 from impasto.guards import explained, watches
 from impasto.guards.batch_size import with_batch_size
 from impasto.guards.collapse import Collapse
@@ -86,7 +85,7 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
             config, words = _going_on(config, words, resumed)
         check_words(config)
         check_place(run_dir / "config.yaml")
-        saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops)
+        saved = SavedRun(run_dir, config["checkpoint"]["every"], WholeCheckpoints(), stops, resumed)
         judges = [Divergence(config["guards"]["on_divergence"]), Collapse(config["guards"]["on_collapse"])]
         config = with_batch_size(config, resumed)
         module, painting = _module(config, resumed)
@@ -111,7 +110,7 @@ def train(config: dict[str, Any], run_dir: Path, words: Sequence[str] = ()) -> P
             kept = (*module.record, "learning_rate_factor")  # which a guard may have added
             module.record = {key: resumed.content[key] for key in kept if key in resumed.content}
         if left or not (run_dir / "config.yaml").exists():
-            _start_folder(config, run_dir, data, words, resumed)
+            _start_folder(config, run_dir, data, words)
         if resumed:
             log.info("Going on from %s: %d of %d images seen", resumed.path, resumed.images_seen, module.images)
         if compiled:
@@ -298,9 +297,7 @@ def _fit(
 
 
 @rank_zero_only
-def _start_folder(
-    config: dict[str, Any], run_dir: Path, data: ContentDataModule, words: Sequence[str], resumed: Resumed | None
-) -> None:
+def _start_folder(config: dict[str, Any], run_dir: Path, data: ContentDataModule, words: Sequence[str]) -> None:
     for name, content in ((OVERRIDES, list(words)), ("config.yaml", config)):
         write_text(run_dir / name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     if data.rejects:
@@ -309,9 +306,6 @@ def _start_folder(
         (run_dir / REJECTED).unlink(missing_ok=True)
     for left_over in (run_dir / "checkpoints").glob(".*.ckpt"):  # by a run killed while it wrote
         left_over.unlink()
-    if resumed and not checkpoints(run_dir):  # of another run: killed before it saves, this one begins there again
-        with whole_file(run_dir / "checkpoints" / f"{resumed.images_seen:09d}.ckpt") as temporary:
-            shutil.copyfile(resumed.path, temporary)
     runs = run_dir.parent.parent
     log.info("Run: %s; watch with tensorboard --logdir %s", run_dir, shlex.quote(str(runs if runs.name else run_dir)))
 
