@@ -110,12 +110,9 @@ def begun_besides(place: Path, words: Sequence[str]) -> list[str]:
 def trainer_of(config_dir: Path, folder: Path, words: Sequence[str]) -> dict[str, Any]:
     """The trainer's configuration of a run in `folder`: as its words say, else as it was begun. Raises `UserError`."""
     begun = [word for word in begun_besides(folder, words) if word.startswith("trainer")]
-    return trainer_in(composed(config_dir, [*begun, *words, f"hydra.run.dir={folder}"]))
-
-
-def trainer_in(config: DictConfig) -> dict[str, Any]:
-    """The trainer's part of a configuration, of which others may not be known yet."""
-    return plain(OmegaConf.masked_copy(config, ["trainer"]))["trainer"]
+    config = composed(config_dir, [*begun, *words, f"hydra.run.dir={folder}"])
+    trainer: dict[str, Any] = plain(OmegaConf.masked_copy(config, ["trainer"]))["trainer"]  # all others may be missing
+    return trainer
 
 
 def with_search_path(words: Sequence[str]) -> list[str]:
