@@ -6,7 +6,7 @@ from typing import Any
 
 from impasto.data.choices import check_choices
 from impasto.errors import UserError
-from impasto.files import STYLE_BYTES
+from impasto.files import STYLE_BYTES, is_utf8
 from impasto.image import check_folder
 from impasto.losses.objective import check_strength, check_stroke
 from impasto.machine import check_devices, check_precision
@@ -21,7 +21,7 @@ def check_names(style: object, run_dir: Path) -> None:
     if len(os.fsencode(style)) > STYLE_BYTES:
         raise UserError(f"style.name={style!r} is too long for a file name: it may have {STYLE_BYTES} bytes")
     for option, value in (("style.name", style), ("hydra.run.dir", str(run_dir))):
-        if value.encode("utf-8", "ignore").decode() != value:
+        if not is_utf8(value):
             raise UserError(f"{option}={value!r} is not UTF-8: torch cannot open files of that name")
 
 

@@ -66,6 +66,12 @@ def check_absent(*paths: Path) -> None:
         raise UserError(f"{str(there)!r} is there, and would be written over: name another hydra.run.dir=DIR")
 
 
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is text, which libraries in C++ and Rust take alone."""
+    text = os.fspath(path)
+    return text.encode("utf-8", "ignore").decode() == text
+
+
 def _read_only(folder: Path) -> bool:
     """Whether a folder's file system is, as far as the system says."""
     return os.name == "posix" and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)

@@ -134,16 +134,17 @@ def find(resume: str | bool, run_dir: Path) -> Resumed | None:
     if named and not place.exists():
         raise UserError(f"resume={resume}: there is no such checkpoint or run folder")
     here = run_dir.resolve() in (place.resolve(), place.resolve().parent.parent)
-    if checkpoints(run_dir) and named and not here and _began_from(run_dir) == str(resume):
+    ours = checkpoints(run_dir)
+    if ours and named and not here and _began_from(run_dir) == str(resume):
         log.info("%s began from %s: going on with it", run_dir, resume)
         place, here = run_dir, True
-    if checkpoints(run_dir) and (choice == "false" or not here):
+    if ours and (choice == "false" or not here):
         raise UserError(f"{str(run_dir)!r} holds a run: resume=true goes on with it, or name another folder")
     if choice == "false":
         return None
     if place.is_file():
         resumed = _read(place)
-        if later := [path for path in checkpoints(run_dir) if path.name > f"{resumed.images_seen:09d}.ckpt"]:
+        if later := [path for path in ours if path.name > f"{resumed.images_seen:09d}.ckpt"]:
             raise UserError(
                 f"resume={resume}: its run went on to {later[0].name}: remove what came later, "
                 "or name another folder with hydra.run.dir=DIR"

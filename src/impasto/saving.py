@@ -68,9 +68,14 @@ class SavedRun(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, every: int | str, files: WholeCheckpoints, stops: StopSignals, begun: Resumed | None = None
+        self,
+        folder: Path,
+        every: int | str,
+        files: WholeCheckpoints,
+        stops: StopSignals,
+        resumed: Resumed | None = None,
     ) -> None:
-        self.folder, self.files, self.stops, self.begun = folder, files, stops, begun
+        self.folder, self.files, self.stops, self.resumed = folder, files, stops, resumed
         self.images, self.seconds = read_interval(every)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -79,12 +84,12 @@ class SavedRun(Checkpoint):
         self._saved = (monotonic(), pl_module.images_seen)
         self._begun = (trainer.global_step, pl_module.images_seen)
         # no earlier: all ranks have looked into the folder by now
-        if self.begun and trainer.is_global_zero and not checkpoints(self.folder):
+        if self.resumed and trainer.is_global_zero and not checkpoints(self.folder):
             try:
-                with whole_file(self.folder / "checkpoints" / f"{self.begun.images_seen:09d}.ckpt") as temporary:
-                    shutil.copyfile(self.begun.path, temporary)
+                with whole_file(self.folder / "checkpoints" / f"{self.resumed.images_seen:09d}.ckpt") as temporary:
+                    shutil.copyfile(self.resumed.path, temporary)
             except UserError as error:
-                log.warning("%s: the newest whole checkpoint is %s", error, self.begun.path)
+                log.warning("%s: the newest whole checkpoint is %s", error, self.resumed.path)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """The same where a validation is all there is to do."""

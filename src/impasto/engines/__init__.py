@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from impasto.errors import UserError
+from impasto.files import is_utf8
 
 EXPORTED = (".onnx", ".pt2")  # in one precision, each with an engine of its own
 
@@ -49,7 +50,7 @@ def load_engine(path: Path, device: str = "auto", precision: str = "auto") -> En
 
     `device` is auto, cpu, cuda or mps; `precision` auto, float32 or bfloat16, where the file leaves it open.
     """
-    if str(path).encode("utf-8", "ignore").decode() != str(path):
+    if not is_utf8(path):
         raise UserError(f"{str(path)!r} cannot be read: its path is not UTF-8")
     suffix = path.suffix.lower()
     if suffix in EXPORTED and precision != "auto":

@@ -235,7 +235,7 @@ def _check_columns(place: str, names: list[str]) -> None:
 
 def absolute(place: str) -> str:
     """A path that means the same in another process; a URL as it is. Raises `UserError` for one that cannot be used."""
-    if place.startswith("memory:"):
+    if place.startswith("memory://"):
         raise UserError(f"{place!r} is in the memory of one process, and workers are others")
     if "::" in place and "://" in place:
         raise UserError(f"{place!r}: a folder within a file cannot be listed or written: unpack it first")
